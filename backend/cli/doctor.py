@@ -22,9 +22,8 @@ import psutil
 import typer
 
 from backend.cli.exit_status import FAILED
-from backend.cli.leftovers import running_pid
 from backend.cli.output import CommandGroup, emit
-from backend.cli.processes import broker_binary
+from backend.cli.processes import broker_binary, running_pid
 from backend.domain.jobs.placement import SHARDS
 from backend.domain.wording import format_bytes, plural
 from backend.errors import Conflict, InvalidInput, RoundhouseError
@@ -148,7 +147,7 @@ def check_broker(settings: Settings, *, running: bool = False) -> CheckResult:
 def check_database(settings: Settings) -> CheckResult:
     """Check that the database can be opened, and that its file, if it is one, is not damaged."""
     from backend.bootstrap import refuse_a_home_without_its_database
-    from backend.db.damage import find_damage, how_to_restore
+    from backend.db.engine import find_damage, how_to_restore
 
     try:
         refuse_a_home_without_its_database(settings)
@@ -172,9 +171,8 @@ def check_documents(settings: Settings) -> CheckResult:
     from sqlalchemy import inspect
     from sqlalchemy.exc import SQLAlchemyError
 
-    from backend.db.damage import how_to_restore, is_damage
-    from backend.db.documents import unreadable_documents
-    from backend.db.engine import Database
+    from backend.db.base import unreadable_documents
+    from backend.db.engine import Database, how_to_restore, is_damage
     from backend.db.tables import Job
 
     engine = Database(settings.database_url).engine

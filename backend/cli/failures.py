@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from sqlalchemy.exc import OperationalError
 
 from backend.cli.exit_status import FAILED, MISUSED
-from backend.db.damage import how_to_restore, is_damage
+from backend.db.engine import how_to_restore, is_damage
 from backend.domain.validation import validation_message
 from backend.errors import Conflict, InvalidInput, NotFound, RoundhouseError
 from backend.settings import Settings

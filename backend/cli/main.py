@@ -40,7 +40,7 @@ NOUNS: dict[str, tuple[str, str]] = {
     "tokenizer": ("backend.cli.tokenizer", "Train and compare tokenizers; encode text."),
     "base": ("backend.cli.base", "Add and check bases: checkpoints from outside."),
     "run": ("backend.cli.training.run", "Launch, forecast, follow and cancel training runs and sweeps."),
-    "plan": ("backend.cli.scaling.plan", "Plan a run for a budget; fit scaling laws."),
+    "plan": ("backend.cli.plan", "Plan a run for a budget; fit scaling laws."),
     "eval": ("backend.cli.eval", "Evaluate checkpoints on benchmarks and compare the scores."),
     "task": ("backend.cli.evaluation.task", "List, show, check and convert the tasks of evaluations."),
     "gate": ("backend.cli.evaluation.gate", "Save gates, and require them of endpoints."),

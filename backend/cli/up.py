@@ -22,11 +22,15 @@ import typer
 
 from backend.cli.doctor import start_checks
 from backend.cli.exit_status import FAILED
-from backend.cli.leftovers import SUPERVISOR, end_leftovers, mark_of, only_one, running_pid
 from backend.cli.output import CommandGroup, emit, fail, note
 from backend.cli.processes import (
+    SUPERVISOR,
     Program,
     broker_program,
+    end_leftovers,
+    mark_of,
+    only_one,
+    running_pid,
     supervisor_config,
     web_programs,
     worker_program,

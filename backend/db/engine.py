@@ -1,30 +1,39 @@
-"""Engines and transactions for SQLite and PostgreSQL.
+"""Engines and transactions for SQLite and PostgreSQL, races on unique columns, and files of SQLite that are damaged.
 
 SQLite: WAL, foreign keys on, 30 s busy timeout, and BEGIN IMMEDIATE for writers, because a deferred transaction that
 reads and then writes fails at once under contention, whatever the timeout.
+
+Two processes may look, find nothing, and insert the same value of a unique column. SQLite has one writer at a time, so
+a look inside `Database.write` holds until its insert. PostgreSQL lets both look first: `retry_races`.
+
+A file is damaged if pages are overwritten, if it is truncated, or if it is no database at all: `find_damage`.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import logging
+import random
+import shlex
+import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
 
 from pydantic_core import from_json
 from sqlalchemy import Engine, create_engine, event, func, select
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
-from backend.db.base import Table, utc_now
-from backend.db.damage import is_damage
-from backend.db.documents import UnreadableDocument, locate
+from backend.db.base import Table, UnreadableDocument, locate, utc_now
 
 BUSY_TIMEOUT_MS = 30_000
 ERASE_TIMEOUT_MS = 500
@@ -212,3 +221,94 @@ def _create(url: URL, is_sqlite: bool) -> Engine:
         connection.exec_driver_sql(f"BEGIN {mode}")
 
     return engine
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+ATTEMPTS = 10
+PAUSE_S = 0.02
+UNIQUE_VIOLATION = "23505"
+"""PostgreSQL's code of a unique violation."""
+
+
+def retry_races(function: Callable[P, T]) -> Callable[P, T]:
+    """Call a function again where another process inserted the same unique value between its look and its insert.
+
+    The second call finds that row and does what the function does with a row that exists. All that the function stores
+    must be in the transaction that was rolled back.
+    """
+
+    @functools.wraps(function)
+    def retrying(*args: P.args, **kwargs: P.kwargs) -> T:
+        for attempt in range(1, ATTEMPTS):
+            try:
+                return function(*args, **kwargs)
+            except IntegrityError as error:
+                if not _is_unique_violation(error):
+                    raise
+                # several that count the same number upwards would meet again
+                time.sleep(PAUSE_S * attempt * random.random())
+        return function(*args, **kwargs)
+
+    return retrying
+
+
+def _is_unique_violation(error: IntegrityError) -> bool:
+    return getattr(error.orig, "sqlstate", None) == UNIQUE_VIOLATION or str(error.orig).startswith(
+        "UNIQUE constraint failed"
+    )
+
+
+CHECK_S = 10.0
+"""Time of a check: what a larger file has behind the pages read by then stays unchecked."""
+OPCODES = 1000
+"""Steps of SQLite between two looks at the clock."""
+DAMAGE_CODES = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+RESTORE = (
+    "An operator restores a backup: `roundhouse doctor` names the file and the commands (docs/operation.md, A damaged"
+    " database)."
+)
+
+
+def how_to_restore(path: Path | None) -> str:
+    """Return the commands that put the file of a backup in the place of a damaged one; where it is unknown, where they
+    stand.
+    """
+    if path is None:
+        return RESTORE
+    file = shlex.quote(str(path.absolute()))
+    return (
+        "Restore a backup. In its folder: `roundhouse down`, then"
+        f" `mkdir damaged && mv {file}* damaged && tar xzOf backup.tgz ./models.db > {file}`"
+        " (docs/operation.md, A damaged database)."
+    )
+
+
+def is_damage(error: BaseException | None) -> bool:
+    """Return whether an error of sqlite3, or of SQLAlchemy around one, says that the file is damaged."""
+    if isinstance(error, DBAPIError):
+        error = error.orig
+    if not isinstance(error, sqlite3.DatabaseError):
+        return False
+    code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK)
+    return code & 0xFF in DAMAGE_CODES or "Could not decode to UTF-8" in str(error)
+
+
+def find_damage(path: Path, *, within_s: float = CHECK_S) -> str | None:
+    """Return the first fault of a file, by SQLite's quick_check, None if there is none or time ran out before it.
+
+    Creates a missing file. Raises sqlite3.OperationalError for a file that can't be opened or is locked.
+    """
+    with contextlib.closing(sqlite3.connect(path, timeout=3)) as connection:
+        deadline = time.monotonic() + within_s
+        connection.set_progress_handler(lambda: time.monotonic() > deadline, OPCODES)
+        try:
+            (result,) = connection.execute("pragma quick_check(1)").fetchone()
+        except sqlite3.DatabaseError as error:
+            if is_damage(error):
+                return str(error)
+            if error.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
+                return None
+            raise
+    return None if result == "ok" else str(result).splitlines()[-1]

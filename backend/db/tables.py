@@ -8,8 +8,7 @@ from typing import Any
 from sqlalchemy import BigInteger, Float, ForeignKey, Index, LargeBinary, String, Text, UniqueConstraint, false, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from backend.db.base import Authored, Record, Table, new_id, utc_now
-from backend.db.documents import Document
+from backend.db.base import Authored, Document, Record, Table, new_id, utc_now
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.battles.campaign import CampaignConfig, CampaignRecord, Messages
 from backend.domain.battles.promotion import PromotionEvidence

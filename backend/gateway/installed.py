@@ -15,8 +15,8 @@ from typing import Generic, Literal, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from backend.db.base import UnreadableDocument
 from backend.db.changes import watch_changes
-from backend.db.documents import UnreadableDocument
 from backend.domain.attributes import view_of
 from backend.domain.serving.key_limits import Period
 from backend.domain.serving.request_log import LogMode

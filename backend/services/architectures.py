@@ -9,7 +9,7 @@ import yaml
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from backend.db.races import retry_races
+from backend.db.engine import retry_races
 from backend.db.tables import Architecture, Run
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.architectures.cost import count_parameters

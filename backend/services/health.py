@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx2
 from sqlalchemy import text
 
-from backend.db.damage import RESTORE, find_damage
+from backend.db.engine import RESTORE, find_damage
 from backend.domain.wording import plural
 from backend.errors import NotFound
 from backend.services.context import Context

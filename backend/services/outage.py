@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from backend.db.damage import RESTORE, is_damage
+from backend.db.engine import RESTORE, is_damage
 from backend.errors import Unavailable
 
 

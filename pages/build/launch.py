@@ -13,7 +13,7 @@ from backend.domain.training.config_fields import explicit_paths, with_changes
 from backend.domain.training.objectives import OBJECTIVE_FACTS, Objective
 from backend.domain.training.sweep import SweepConfig, parse_sweep
 from backend.errors import InvalidInput, RoundhouseError
-from backend.recipes.__init__ import RECIPES, STARTER
+from backend.recipes import RECIPES, STARTER
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.context import Context, Person
 from backend.services.data.datasets import resolve_version

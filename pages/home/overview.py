@@ -14,7 +14,7 @@ from backend.domain.jobs.states import Status
 from backend.domain.training.metric_labels import curve_label
 from backend.domain.training.objectives import label_of
 from backend.domain.wording import percent, plural
-from backend.recipes.__init__ import RECIPES, STARTER
+from backend.recipes import RECIPES, STARTER
 from backend.services.activity import Activity, ActivityKind, list_activities
 from backend.services.context import Context, Person
 from backend.services.health import GATEWAY, HEALTH

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from backend.domain.jobs.states import Status
-from backend.recipes.__init__ import RECIPES, STARTER
+from backend.recipes import RECIPES, STARTER
 from backend.services.context import LOCAL
 from backend.services.jobs.jobs import get_job
 from backend.services.metrics.points import last_values

@@ -15,7 +15,7 @@ from playwright.sync_api import expect, sync_playwright
 
 from backend.domain.jobs.states import Status
 from backend.domain.training.config_sections import DeviceConfig
-from backend.recipes.__init__ import RECIPES
+from backend.recipes import RECIPES
 from backend.services.jobs.jobs import read_log
 from backend.services.tokenizers.tokenizers import get_tokenizer
 from backend.services.training.views import get_run

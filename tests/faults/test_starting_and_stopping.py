@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from backend.cli.leftovers import SUPERVISOR
+from backend.cli.processes import SUPERVISOR
 from backend.domain.jobs.states import Status
 from backend.services.context import LOCAL
 from backend.services.jobs.jobs import get_job

@@ -5,8 +5,7 @@ from __future__ import annotations
 from backend.bootstrap import get_context
 from backend.cli.data.imports import import_
 from backend.cli.data.reports import report
-from backend.cli.data.version_tables import version_data
-from backend.cli.data.versions import card, delete, derive, diff, export, show
+from backend.cli.data.versions import card, delete, derive, diff, export, show, version_data
 from backend.cli.output import CommandGroup, emit
 from backend.domain.jobs.states import status_word
 from backend.services.data.datasets import list_datasets

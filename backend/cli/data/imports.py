@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from backend.bootstrap import get_context
-from backend.cli.data.version_tables import version_data, version_text
+from backend.cli.data.versions import version_data, version_text
 from backend.cli.options import model_options
 from backend.cli.output import command, emit, note
 from backend.cli.waiting import wait_for_job

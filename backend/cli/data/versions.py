@@ -1,17 +1,22 @@
-"""`roundhouse data show | diff | derive | card | delete | export`: versions of datasets."""
+"""`roundhouse data show | diff | derive | card | delete | export`: versions of datasets, as JSON and as text."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from backend.bootstrap import get_context
-from backend.cli.data.version_tables import diff_data, diff_text, show_data, show_text, version_data, version_text
 from backend.cli.output import command, emit, is_json, note, read_text
 from backend.cli.waiting import wait_for_job
+from backend.domain.attributes import attributes_of
+from backend.domain.data.rows.conversations import describe_dropped, describe_filtered
+from backend.domain.data.rows.display import render_preview
+from backend.domain.data.rows.problem import describe_rejected, most_frequent
 from backend.domain.data.versions.changes import (
     Change,
     DropDuplicates,
@@ -25,16 +30,18 @@ from backend.domain.data.versions.changes import (
 )
 from backend.domain.data.versions.conditions import TEST_WORDS
 from backend.domain.jobs.results import DatasetExportResult
-from backend.domain.wording import percent, plural
+from backend.domain.jobs.states import status_word
+from backend.domain.wording import percent, plural, shorten
 from backend.errors import InvalidInput, NotFound
 from backend.services.context import LOCAL, Context
 from backend.services.data.datasets import delete_dataset, get_dataset, resolve_version
-from backend.services.data.diff import compare_versions
+from backend.services.data.diff import VersionDiff, compare_versions
 from backend.services.data.exports import export_version, render_card, set_card
 from backend.services.data.imports import version_of_job
 from backend.services.data.preview import preview_rows
-from backend.services.data.versions import delete_version, derive_version, list_dataset_users, version_lineage
-from backend.services.data.views import VersionView
+from backend.services.data.versions import Ancestor, delete_version, derive_version, list_dataset_users, version_lineage
+from backend.services.data.views import DatasetView, VersionView
+from backend.services.dependents import Use
 from backend.services.jobs.exports import check_destination, copy_export
 
 Name = Annotated[str, typer.Argument(help="A dataset, or NAME@VERSION.")]
@@ -50,8 +57,8 @@ def show(name: Name, rows: Annotated[int, typer.Option(min=0, max=100, help="Tra
     lineage = version_lineage(ctx, version.dataset_id)
     users = list_dataset_users(ctx, version.dataset_id, version_id=version.id)
     texts = [row.text for row in preview_rows(ctx, version, limit=rows)] if rows else []
-    data = show_data(dataset, version, lineage=lineage, users=users)
-    emit({**data, **({"preview": texts} if rows else {})}, text="\n\n".join([show_text(data), *texts]))
+    data = _show_data(dataset, version, lineage=lineage, users=users)
+    emit({**data, **({"preview": texts} if rows else {})}, text="\n\n".join([_show_text(data), *texts]))
 
 
 @command
@@ -72,7 +79,7 @@ def diff(
             note(f"{percent(share)} of the rows read")
 
     difference = compare_versions(get_context(), before, after, examples=examples, progress=progress)
-    emit(diff_data(difference), text=diff_text(difference))
+    emit(_diff_data(difference), text=_diff_text(difference))
 
 
 @command
@@ -253,3 +260,126 @@ def export(
     sentences = [f"Exported {version.label} to {destination}: {plural(len(files), 'file')}."] if destination else []
     sentences += [f"Pushed {version.label} to {result.pushed.url}."] if result.pushed else []
     emit(data, text=" ".join(sentences))
+
+
+LONG = 400  # characters of a row
+
+
+def version_data(version: VersionView) -> dict[str, object]:
+    """Return a version as JSON."""
+    return {
+        "dataset": version.dataset,
+        "version": version.number,
+        **attributes_of(
+            version,
+            "kind",
+            "rows",
+            "train_rows",
+            "val_rows",
+            "rejected_rows",
+            "rejected",
+            "mapping",
+            "content_hash",
+            "bytes",
+            "reused",
+        ),
+        "status": str(version.status),
+        **version.facts.dump(),
+    }
+
+
+def version_text(version: VersionView) -> str:
+    """Return the result of an import in lines."""
+    splits = f" ({version.train_rows:,} train, {version.val_rows:,} validation)"
+    if version.is_one_text or version.is_cut:
+        end = "its end" if version.is_one_text else "the end of each"
+        splits = f", {end} for validation" if version.val_rows else ""
+    lines = [f"{version.label}: {version.amount} of kind {version.kind}{splits}."]
+    if version.reused:
+        lines.append("The content already exists: no new version was made.")
+    if dropped := describe_dropped(version.facts.dropped_media):
+        lines.append(dropped)
+    if filtered := describe_filtered(version.facts.filtered_rows):
+        lines.append(filtered)
+    if version.rejected_rows:
+        share = describe_rejected(version.rejected_rows, version.rows, version.facts.filtered_rows)
+        lines.append(f"{share} were rejected and are not in this version:")
+        lines += [f"  {line}" for line in most_frequent(version.facts.rejected_reasons)]
+        lines += [f"  row {item['row']}: {item['reason']}" for item in version.rejected[:10]]
+    return "\n".join(lines)
+
+
+def _show_data(
+    dataset: DatasetView, version: VersionView, *, lineage: Sequence[Ancestor], users: Sequence[Use]
+) -> dict[str, object]:
+    """Return a version and its dataset as JSON."""
+    labels = {step.id: step.label for step in lineage}
+    return {
+        **version_data(version),
+        "id": version.id,
+        "source": version.source,
+        "provenance": version.provenance.dump(),
+        "created_at": version.created_at.isoformat(),
+        "error": version.error.dump(),
+        "notes": dataset.notes,
+        "archived": dataset.archived_at is not None,
+        "lineage": [
+            {
+                "version": step.label,
+                "rows": step.rows,
+                "said": step.said,
+                "from": [labels[p] for p in step.parents if p in labels],
+            }
+            for step in lineage
+        ],
+        "users": [asdict(use) for use in users],
+    }
+
+
+def _show_text(data: dict[str, Any]) -> str:
+    """Return the output of `_show_data` in lines."""
+    lines = [
+        f"{data['dataset']}@{data['version']}, kind {data['kind']}: {plural(data['rows'], 'row')}"
+        f" ({data['train_rows']:,} train, {data['val_rows']:,} validation), {data['rejected_rows']:,} rejected"
+        + ("" if data["status"] == "finished" else f" ({status_word(data['status'])})")
+    ]
+    if data["mapping"]:
+        lines.append("Columns: " + ", ".join(f"{column} → {field}" for column, field in data["mapping"].items()))
+    lines.append("Versions:")
+    for step in data["lineage"]:
+        origin = f"from {' and '.join(step['from'])}: " if step["from"] else ""
+        lines.append(f"  {step['version']}  {plural(step['rows'], 'row')}  {origin}{step['said']}")
+    used = [f"{use['what']} “{use['name']}”" for use in data["users"]]
+    lines.append("Used by " + ", ".join(used) + "." if used else "Nothing uses this version.")
+    return "\n".join(lines)
+
+
+def _diff_data(diff: VersionDiff) -> dict[str, object]:
+    """Return the difference of two versions as JSON."""
+    return {
+        "before": diff.before.label,
+        "after": diff.after.label,
+        **{name: getattr(diff, name) for name in ("unchanged", "added", "removed", "changed", "moved")},
+        "splits": [asdict(count) for count in diff.splits],
+        "fields": [asdict(field) for field in diff.fields],
+        "examples": [asdict(example) for example in diff.examples],
+    }
+
+
+def _diff_text(diff: VersionDiff) -> str:
+    """Return the difference of two versions in lines."""
+    if diff.is_empty:
+        return f"{diff.before.label} and {diff.after.label} hold the same {diff.unchanged:,} rows in the same splits."
+    lines = [
+        f"From {diff.before.label} to {diff.after.label}: {diff.added:,} rows added, {diff.removed:,} removed, "
+        f"{diff.unchanged:,} unchanged, {diff.moved:,} moved between training and validation."
+    ]
+    if diff.changed:
+        lines.append(f"{diff.changed:,} of the removed rows have the prompt of an added one: their answers changed.")
+    for example in diff.examples:
+        for mark, row in (("-", example.before), ("+", example.after)):
+            if row is not None:
+                text = shorten(render_preview(row), LONG)
+                lines.append("\n".join(f"{mark} {line}" for line in text.splitlines()))
+        lines.append("")
+    return "\n".join(lines).rstrip()

@@ -24,7 +24,7 @@ from backend.domain.training.config import RunConfig, parse_run_config
 from backend.domain.training.launch_warnings import LaunchWarning
 from backend.domain.training.launcher_files import NOT_RUN, accelerate_config, deepspeed_config, describe_distribution
 from backend.errors import InvalidInput
-from backend.recipes.__init__ import RECIPES, get_recipe
+from backend.recipes import RECIPES, get_recipe
 from backend.services.context import LOCAL, Context
 from backend.services.estimates.forecasts import forecast
 from backend.services.estimates.measurements import predict

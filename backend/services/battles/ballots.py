@@ -23,7 +23,7 @@ from sqlalchemy import bindparam, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
-from backend.db.races import retry_races
+from backend.db.engine import retry_races
 from backend.db.tables import AnswerRating, Battle, Campaign, CampaignPrompt, Completion, Contestant, Job, Rater, Vote
 from backend.domain.attributes import attributes_of
 from backend.domain.battles.campaign import CampaignConfig

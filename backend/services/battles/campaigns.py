@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from backend.db.races import retry_races
+from backend.db.engine import retry_races
 from backend.db.tables import Campaign, CampaignPrompt, Checkpoint, Contestant, DatasetVersion, Run
 from backend.domain.attributes import attributes_of
 from backend.domain.battles.campaign import (

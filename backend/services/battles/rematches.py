@@ -8,7 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from backend.db.races import retry_races
+from backend.db.engine import retry_races
 from backend.db.tables import Campaign, Checkpoint, Contestant, Run
 from backend.domain.jobs.payloads import TrainPayload
 from backend.domain.jobs.results import TrainResult

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, aliased
 
-from backend.db.races import retry_races
+from backend.db.engine import retry_races
 from backend.db.tables import Battle, Campaign, CampaignPrompt, Checkpoint, Completion, Contestant
 from backend.domain.battles.campaign import CampaignConfig, Messages, content_hash, text_hash
 from backend.domain.battles.pool import pair_of

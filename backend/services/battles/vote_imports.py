@@ -10,7 +10,7 @@ from sqlalchemy import insert
 from sqlalchemy.orm import Session
 
 from backend.db.base import new_id
-from backend.db.races import retry_races
+from backend.db.engine import retry_races
 from backend.db.tables import Battle, CampaignPrompt, Completion, Contestant, Rater, Vote
 from backend.domain.battles.campaign import CampaignConfig, content_hash, text_hash
 from backend.domain.battles.pool import pair_of

@@ -13,7 +13,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backend.db.base import new_id
-from backend.db.races import retry_races
+from backend.db.engine import retry_races
 from backend.db.tables import Checkpoint, Job
 from backend.domain.jobs.payloads import AddBasePayload
 from backend.domain.jobs.results import AddBaseResult, CheckpointFacts

@@ -7,7 +7,7 @@ import re
 from sqlalchemy import select
 
 from backend.db.base import new_id
-from backend.db.races import retry_races
+from backend.db.engine import retry_races
 from backend.db.tables import Job
 from backend.domain.checkpoints.export_formats import FORMATS, NUMBERS, gguf_refusal
 from backend.domain.evaluation.safety.reports import HEADING, join_card

@@ -11,7 +11,7 @@ from pathlib import Path
 from sqlalchemy import select
 
 from backend.db.base import new_id
-from backend.db.races import retry_races
+from backend.db.engine import retry_races
 from backend.db.tables import DatasetVersion, Job
 from backend.domain.data.export_formats import DATASET_FORMATS, export_path
 from backend.domain.data.kinds import KINDS

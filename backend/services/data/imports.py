@@ -11,7 +11,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from backend.db.base import new_id
-from backend.db.races import retry_races
+from backend.db.engine import retry_races
 from backend.db.tables import Dataset, DatasetVersion, Job
 from backend.domain.attributes import view_of
 from backend.domain.data.import_options import HERE, ImportOptions

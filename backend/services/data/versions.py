@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from backend.db.races import retry_races
+from backend.db.engine import retry_races
 from backend.db.tables import Dataset, DatasetVersion, Job
 from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.versions.changes import Change, DropRows, Merge

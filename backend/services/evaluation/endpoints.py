@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from backend.db.races import retry_races
+from backend.db.engine import retry_races
 from backend.db.tables import EvaluatedEndpoint, Evaluation, Job
 from backend.domain.attributes import view_of
 from backend.domain.evaluation.endpoints import READING_VERSION, EndpointConfig, EndpointTarget, JudgeTarget

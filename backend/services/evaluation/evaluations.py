@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from backend.db.races import retry_races
+from backend.db.engine import retry_races
 from backend.db.tables import Checkpoint, Dataset, DatasetVersion, Evaluation, Job, Score
 from backend.domain.attributes import view_of
 from backend.domain.evaluation.boards import describe_average

@@ -16,7 +16,7 @@ from typing import Literal
 
 from sqlalchemy import delete, select
 
-from backend.db.races import retry_races
+from backend.db.engine import retry_races
 from backend.db.tables import EvaluationItem, ImportedEvaluation
 from backend.domain.attributes import attributes_of, view_of
 from backend.domain.csv_text import write_csv

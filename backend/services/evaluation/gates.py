@@ -10,7 +10,7 @@ from datetime import datetime
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from backend.db.races import retry_races
+from backend.db.engine import retry_races
 from backend.db.tables import Checkpoint, Deployment, Endpoint, Gate, GateResult, RequiredGate, User
 from backend.domain.attributes import attributes_of
 from backend.domain.evaluation.boards import unequal_cuts

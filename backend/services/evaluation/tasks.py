@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 from sqlalchemy import delete, select
 
-from backend.db.races import retry_races
+from backend.db.engine import retry_races
 from backend.db.tables import EvaluationTask
 from backend.domain.data.rows.columns import plain_name
 from backend.domain.data.rows.records import columns_of

@@ -15,7 +15,7 @@ from argon2.exceptions import InvalidHashError, VerifyMismatchError
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
-from backend.db.races import retry_races
+from backend.db.engine import retry_races
 from backend.db.tables import User
 from backend.domain.jobs.gpu_hours import PersonLimits
 from backend.domain.names import name_key

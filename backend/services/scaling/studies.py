@@ -12,7 +12,7 @@ import yaml
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from backend.db.races import retry_races
+from backend.db.engine import retry_races
 from backend.db.tables import Run, RunGroup, Tokenizer
 from backend.domain.attributes import view_of
 from backend.domain.jobs.states import ACTIVE, Status

@@ -18,7 +18,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from backend.db.races import retry_races
+from backend.db.engine import retry_races
 from backend.db.tables import ApiKey, Job
 from backend.domain.jobs.load_test import LoadTestPayload
 from backend.domain.jobs.own_keys import JOB_KEYS

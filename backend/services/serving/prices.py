@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from backend.db.races import retry_races
+from backend.db.engine import retry_races
 from backend.db.tables import DevicePrice, DeviceUse, Replica, Usage, User
 from backend.domain.estimates.prices import DeviceKind, DevicePrices
 from backend.errors import InvalidInput, NotFound

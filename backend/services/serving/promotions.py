@@ -7,7 +7,7 @@ from __future__ import annotations
 from sqlalchemy import func, or_, select, update
 from sqlalchemy.orm import Session
 
-from backend.db.races import retry_races
+from backend.db.engine import retry_races
 from backend.db.tables import Alias, Battle, Campaign, Completion, Contestant, Gate, GateResult, Promotion, Vote
 from backend.domain.attributes import attributes_of, view_of
 from backend.domain.battles.promotion import GateOpinion, PromotionEvidence, PromotionVerdict

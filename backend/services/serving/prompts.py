@@ -9,7 +9,7 @@ from datetime import datetime
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from backend.db.races import retry_races
+from backend.db.engine import retry_races
 from backend.db.tables import Prompt, PromptMatrix, PromptVersion, User
 from backend.domain.evaluation.prompts import PromptText
 from backend.domain.names import clean_name, not_found, require_length

@@ -11,7 +11,7 @@ from typing import Literal
 
 from sqlalchemy import insert, select
 
-from backend.db.races import retry_races
+from backend.db.engine import retry_races
 from backend.db.tables import Deployment, Endpoint, Replica, ReplicaFailure, Usage
 from backend.domain.serving.request_log import LoggedBody, clean_model_name
 from backend.services.context import Context

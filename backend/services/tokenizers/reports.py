@@ -10,7 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backend.db.base import new_id
-from backend.db.races import retry_races
+from backend.db.engine import retry_races
 from backend.db.tables import Analysis, Job
 from backend.domain.jobs.payloads import require_folder
 from backend.domain.jobs.reports import NamedFolder, TokenizerReportPayload

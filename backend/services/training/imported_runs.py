@@ -9,7 +9,7 @@ from pathlib import Path
 from sqlalchemy import select
 
 from backend.db.base import new_id
-from backend.db.races import retry_races
+from backend.db.engine import retry_races
 from backend.db.tables import Run
 from backend.domain.jobs.events import MetricsEvent, Values
 from backend.domain.training.imported_logs import MAX_BYTES, MAX_NOTES, ParsedLog, read_logs

@@ -9,7 +9,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from backend.db.base import new_id
-from backend.db.races import retry_races
+from backend.db.engine import retry_races
 from backend.db.tables import Checkpoint, Job, Run
 from backend.domain.evaluation.suites import Moment
 from backend.domain.jobs.payloads import TrainPayload

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from backend.db.races import retry_races
+from backend.db.engine import retry_races
 from backend.db.tables import Job, MetricName, MetricPoint, Run, RunGroup
 from backend.domain.attributes import view_of
 from backend.domain.jobs.states import TERMINAL, Status

@@ -20,8 +20,7 @@ import pytest
 from backend.bootstrap import build_context
 from backend.cli import up
 from backend.cli.doctor import check_broker
-from backend.cli.leftovers import only_one, running_pid
-from backend.cli.processes import broker_program, supervisor_config, web_programs
+from backend.cli.processes import broker_program, only_one, running_pid, supervisor_config, web_programs
 from backend.domain.jobs.states import JobKind, Status
 from backend.errors import Conflict
 from backend.infra.queue import JobQueue
@@ -85,14 +84,14 @@ def test_a_copy_of_a_running_home_neither_runs_nor_stops_the_original(
 ) -> None:
     original, copy = make_settings(tmp_path / "original"), make_settings(tmp_path / "copy")
     holding = (
-        "import time; from backend.cli.leftovers import only_one; from backend.settings import Settings\n"
+        "import time; from backend.cli.processes import only_one; from backend.settings import Settings\n"
         "with only_one(Settings()): print('held', flush=True); time.sleep(60)"
     )
     process = subprocess.Popen(
         [
             sys.executable,
             "-c",
-            "import time; from backend.cli.leftovers import only_one; from backend.settings import Settings\n"
+            "import time; from backend.cli.processes import only_one; from backend.settings import Settings\n"
             + holding,
         ],
         cwd=PROJECT,
@@ -136,7 +135,7 @@ def test_down_names_what_was_under_way(
             add_stored_job(session, ctx, kind, title=title).status = status
     gives_back = (
         "import signal, sqlite3, sys\n"
-        "from backend.cli.leftovers import only_one; from backend.settings import Settings\n"
+        "from backend.cli.processes import only_one; from backend.settings import Settings\n"
         "with only_one(Settings()):\n"
         "    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])\n"
         "    print('held', flush=True); signal.sigwait([signal.SIGTERM])\n"

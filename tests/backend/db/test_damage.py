@@ -18,8 +18,7 @@ from typer.testing import CliRunner
 from backend.bootstrap import build_context
 from backend.cli.doctor import check_database
 from backend.cli.main import app
-from backend.db.damage import RESTORE, find_damage, how_to_restore
-from backend.db.engine import Database
+from backend.db.engine import RESTORE, Database, find_damage, how_to_restore
 from backend.services.context import Context
 from backend.services.health import DAMAGED, HealthWatch, check_file, ping_database
 from backend.services.outage import outage_of

@@ -15,7 +15,7 @@ from sqlalchemy import JSON, select, type_coerce
 from backend.bootstrap import build_context, get_context
 from backend.cli.doctor import check_documents
 from backend.cli.main import load_command
-from backend.db.documents import Document, UnreadableDocument
+from backend.db.base import Document, UnreadableDocument
 from backend.db.tables import Architecture, Job, Table
 from backend.domain.jobs.payloads import read_payload
 from backend.domain.jobs.results import RESULTS

@@ -15,7 +15,7 @@ from sqlalchemy import event, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from backend.db.races import retry_races
+from backend.db.engine import retry_races
 from backend.db.tables import (
     ApiKey,
     Architecture,

@@ -13,7 +13,7 @@ import yaml
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from backend.db.races import retry_races
+from backend.db.engine import retry_races
 from backend.db.tables import Dataset, DatasetVersion
 from backend.domain.data.parsing.text_formats import sniff_bytes
 from backend.domain.data.rows.mapping import canonical_json

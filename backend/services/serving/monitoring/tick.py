@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from sqlalchemy import delete, select
 
-from backend.db.races import retry_races
+from backend.db.engine import retry_races
 from backend.db.tables import Alert, AlertDelivery
 from backend.services.context import Context
 from backend.services.serving.monitoring.alerts import AlertWatch

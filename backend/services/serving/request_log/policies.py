@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from backend.db.races import retry_races
+from backend.db.engine import retry_races
 from backend.db.tables import Endpoint, LoggedRequest, RequestLogPolicy
 from backend.domain.serving.request_log import LoggedBody, LogMode, RequestLogConfig, redact
 from backend.services.context import Context, Person

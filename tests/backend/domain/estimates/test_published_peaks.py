@@ -10,7 +10,7 @@ from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.estimates.memory import GIB, USUAL_DEVICES, MemoryEstimate, estimate_memory, usable_bytes
 from backend.domain.estimates.setting import setting_of
 from backend.domain.training.config import RunConfig
-from backend.recipes.__init__ import RECIPES
+from backend.recipes import RECIPES
 
 LLAMA: dict[str, Any] = {"family": "llama", "num_kv_heads": 8, "context": 131_072, "vocab_size": 128_256}
 LLAMA_8B = ArchitectureConfig(

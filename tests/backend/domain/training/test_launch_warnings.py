@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from backend.domain.training.config import RunConfig
 from backend.domain.training.launch_warnings import Code, LaunchFacts, usual_learning_rates, warnings_of
-from backend.recipes.__init__ import RECIPES
+from backend.recipes import RECIPES
 
 MILLION = 1_000_000
 GRPO: dict[str, Any] = {"objective": "grpo", "grpo": {"rewards": [{"kind": "exact"}]}}

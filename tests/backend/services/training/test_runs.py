@@ -15,7 +15,7 @@ from backend.domain.jobs.placement import Partition
 from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.states import Status
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound, Unavailable
-from backend.recipes.__init__ import RECIPES
+from backend.recipes import RECIPES
 from backend.services.checkpoints.checkpoints import list_checkpoints, rename_checkpoint
 from backend.services.context import LOCAL, Context, OperatorPolicy, Person
 from backend.services.jobs.claims import give_back, requeue_lost
