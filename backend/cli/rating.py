@@ -1,5 +1,5 @@
-"""`roundhouse rating`: ratings, verdicts and agreement from a file of votes; named, hashed boards, and the proof that one
-is unchanged.
+"""`roundhouse rating`: ratings, verdicts and agreement from a file of votes; named, hashed boards, and the proof that
+one is unchanged.
 """
 
 from __future__ import annotations
