@@ -1,5 +1,6 @@
 """A job's folders between this machine and the store of artifacts: what its child reads is brought before it starts,
-what it writes is sent beside its work and awaited at its end. Without a store there is nothing to do.
+what it writes is sent beside its work and awaited at its end. Without a store there is nothing to do. Of a
+split whose first rows alone are read, the beginning is brought.
 """
 
 from __future__ import annotations
@@ -7,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -14,22 +16,21 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from backend.domain.jobs.exchange import BEGINNING, HEAD
 from sqlalchemy.exc import OperationalError
 
 from backend.domain.jobs.artifact_folders import checkpoints_of, folder_noun, folder_of, folders_in
 from backend.domain.jobs.events import CheckpointEvent, CheckpointRemovedEvent, Event, ProgressEvent
 from backend.domain.jobs.payloads import ProbePayload, TrainPayload
 from backend.domain.jobs.records import JobResult, Payload
-from backend.domain.jobs.split_heads import HEAD
 from backend.domain.jobs.states import JobKind, StopRequest
 from backend.domain.jobs.token_streams import stream_folder
 from backend.errors import JobFailed, Unavailable
-from backend.infra.store.folders import ALL, FileSelection, FolderStore, NoRoom
+from backend.infra.store.folders import ALL, REMEDY, DamagedFolder, FileSelection, FolderStore, NoRoom, UncopiedFile
 from backend.infra.store.outbox import Entry, Outbox
 from backend.services.checkpoints.files import checkpoint_folders
 from backend.services.context import Context
 from backend.services.jobs.claims import Claim, renew, stop_request
-from jobs.split_heads import bring_head
 from jobs.token_streams import TokenStreams
 
 log = logging.getLogger(__name__)
@@ -308,3 +309,34 @@ def _base_of(root: Path, folder: str) -> str | None:
     except (OSError, ValueError, AttributeError):
         return None
     return folder_of(os.path.normpath(f"{folder}/{base}")) if isinstance(base, str) else None
+
+
+HEAD_BYTES = 128 * 2**20
+"""More than what a probe reads of rows, with the row group in which it stops."""
+LONGEST_DIRECTORY = 2**30
+REQUEST_BYTES = 2**22
+FOOTER_BYTES = 8
+"""At the end of a Parquet file: the length of the directory of row groups before them, in four bytes, and a mark."""
+
+
+def bring_head(file: UncopiedFile, folder: Path, *, check: Callable[[], None], num_bytes: int = HEAD_BYTES) -> None:
+    """Write the beginning of a Parquet file in the store, and its directory, to a folder. Nothing is read of it
+    here but the directory's length: the job, which has no keys, reads the rest.
+
+    `check` is called between requests and may raise. Raises Unavailable, DamagedFolder.
+    """
+    size, target = file.file.size, folder / Path(file.file.path).name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    beginning = min(size, num_bytes)
+    length = int.from_bytes(file.read(max(0, size - FOOTER_BYTES), size)[:4], "little")
+    if length > LONGEST_DIRECTORY:
+        raise DamagedFolder(f"{file.folder}/{file.file.path} in the store is not a Parquet file.", remedy=REMEDY)
+    tail = max(beginning, size - FOOTER_BYTES - length)
+    with target.open("wb") as output:
+        for first, last in ((0, beginning), (tail, size)):
+            for begin in range(first, last, REQUEST_BYTES):
+                check()
+                os.pwrite(output.fileno(), file.read(begin, min(begin + REQUEST_BYTES, last)), begin)
+        os.ftruncate(output.fileno(), size)
+    (folder / BEGINNING).write_text(str(beginning))

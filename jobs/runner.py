@@ -55,13 +55,12 @@ from backend.services.jobs.claims import (
 )
 from backend.services.jobs.jobs import get_job
 from backend.services.serving.own_keys import key_of
-from jobs.environment import api_keys_of, child_environment
+from jobs.environment import api_keys_of, child_environment, with_memory_reuse
 from jobs.exchange import FolderExchange, Interrupted
 from jobs.fork_server import ROOT, ForkedChild, ForkServer, fork_server
 from jobs.freeze_watch import FreezeWatch
 from jobs.gang import GangLead, MachineLost, give_up, spread_payload
 from jobs.memory_limit import MemoryWatch, job_limit_bytes
-from jobs.memory_reuse import with_memory_reuse
 from jobs.reporter import JobSpec, Rendezvous
 from jobs.tailing import OutputTail, Tail, parse_events
 from jobs.tracking.run import end_tracking, start_tracking

@@ -44,7 +44,7 @@ from backend.domain.jobs.load_test import LoadTarget
 from backend.domain.serving.load import LoadConfig, LoadSummary, summarise_load
 from backend.infra.devices import cpu_name
 from backend.infra.load_generator import run_level
-from jobs.memory_reuse import with_memory_reuse
+from jobs.environment import with_memory_reuse
 from tests.benchmarks.battles.bench_ratings import write_votes
 from tests.benchmarks.bench_pretraining import Contender, take_turn, warm_up
 from tests.benchmarks.bench_start import (

@@ -28,7 +28,7 @@ from backend.domain.estimates.prediction import MeasuredPeak, calibrate
 from backend.domain.estimates.setting import TrainingSetting, setting_of
 from backend.domain.training.config import RunConfig
 from backend.domain.wording import format_bytes
-from jobs.memory_reuse import with_memory_reuse
+from jobs.environment import with_memory_reuse
 from jobs.modeling.build import build_network
 from jobs.modeling.checkpoints import save_checkpoint
 from jobs.modeling.tokenizers import train_bpe

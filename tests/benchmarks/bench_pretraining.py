@@ -30,7 +30,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jobs.memory_reuse import with_memory_reuse
+from jobs.environment import with_memory_reuse
 from tests.benchmarks.pretraining_contenders import (
     CHILDREN,
     CONTEXT,

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pyarrow
 import pytest
+from backend.domain.jobs.exchange import BEGINNING
 from pyarrow import parquet
 
-from backend.domain.jobs.split_heads import BEGINNING
 from backend.errors import RoundhouseError
 from backend.infra.artifacts import Artifacts
 from backend.infra.files.parquet import iter_file_tables
 from backend.infra.store.folders import UncopiedFile
-from jobs.split_heads import FOOTER_BYTES, bring_head
+from jobs.exchange import FOOTER_BYTES, bring_head
 from tests.support.stores import folder_store
 
 ROWS, GROUP = 40_000, 1_000

@@ -37,9 +37,8 @@ from jobs.data.reports.duplicates import (
 from jobs.data.reports.overlaps import FaultCounter, ForgeryCounter, OverlapFinder, PromptFinder, read_benchmark_items
 from jobs.data.reports.row_arrays import BLOCK, Numbers, RowArray
 from jobs.data.reports.rows import RowBatch, VersionRows
-from jobs.data.reports.samples import SampleChooser, first_window
 from jobs.data.reports.tally import ReportTally
-from jobs.data.reports.views import EncodedRow, View, make_view
+from jobs.data.reports.views import EncodedRow, SampleChooser, View, first_window, make_view
 from jobs.modeling.languages import LanguageGuesser
 from jobs.modeling.tokenizer_folders import load_tokenizer
 from jobs.modeling.tokenizers import byte_tokenizer

@@ -32,7 +32,7 @@ from jobs.batches.sft import CHAT
 from jobs.batches.token_files import read_token_manifest
 from jobs.batches.token_making import TokenSource, make_tokens
 from jobs.data.importer import import_files
-from jobs.memory_reuse import with_memory_reuse
+from jobs.environment import with_memory_reuse
 from jobs.modeling.chat import teach_template
 from jobs.modeling.dataset_files import iter_rows
 from jobs.modeling.tokenizer_folders import load_tokenizer

@@ -17,8 +17,7 @@ from jobs.batches.preference import flatten_pairs, load_pairs, load_rated, pad
 from jobs.batches.pretrain import TEXT, PretrainBatches
 from jobs.batches.sft import SftBatches, load_examples
 from jobs.data.reports.rows import VersionRows
-from jobs.data.reports.samples import first_window, strip_pieces
-from jobs.data.reports.views import EncodedRow, make_view
+from jobs.data.reports.views import EncodedRow, first_window, make_view, strip_pieces
 from jobs.modeling.chat import encode_prompt, teach_template
 from tests.support.data.data_reporter import RememberingReporter
 from tests.support.networks.chat_styles import (
