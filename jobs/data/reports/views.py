@@ -1,5 +1,5 @@
-"""Encode rows as the trainer does: its own code renders, tokenises, masks and truncates them, for each kind. And choose a
-few to show token by token: the first, random, longest, truncated, without loss.
+"""Encode rows as the trainer does: its own code renders, tokenises, masks and truncates them, for each kind. And choose
+a few to show token by token: the first, random, longest, truncated, without loss.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from jobs.modeling.tokenizers import encode_texts, label_tokens
 
 
 @dataclass(frozen=True)
-class _TokenStrip:
+class TokenStrip:
     """Token ids of the network's input, with a mask of the trained ones. Those from `cut_at` on are truncated."""
 
     ids: list[int]
@@ -44,7 +44,7 @@ class EncodedRow:
     trained on. `refusal` is the reason why it can't be rendered.
     """
 
-    strips: list[_TokenStrip] = field(default_factory=list)
+    strips: list[TokenStrip] = field(default_factory=list)
     problem: str = ""
     refusal: str = ""
 
@@ -111,7 +111,7 @@ class TextView:
         """Return each text as `<bos> text <eos>`."""
         return [
             EncodedRow(
-                [_TokenStrip(ids, [True] * len(ids))], problem="" if str(row.get("text", "")) else "the text is empty"
+                [TokenStrip(ids, [True] * len(ids))], problem="" if str(row.get("text", "")) else "the text is empty"
             )
             for ids, row in zip(encode_documents(self._tokenizer, list(rows)), rows, strict=True)
         ]
@@ -139,9 +139,9 @@ class _RenderedRows:
     def _full(self, row: Row) -> EncodedRow:
         return EncodedRow([self._prompt_strip(row)], problem=f"the prompt fills the {self._context:,} tokens")
 
-    def _prompt_strip(self, row: Row) -> _TokenStrip:
+    def _prompt_strip(self, row: Row) -> TokenStrip:
         ids = encode_prompt(self._tokenizer, row["prompt"], tools=tools_of(row))
-        return _TokenStrip(
+        return TokenStrip(
             ids, [False] * len(ids), cut_at=self._context if len(ids) > self._context else None, label="prompt"
         )
 
@@ -167,12 +167,12 @@ class FineTuningView(_RenderedRows):
         return "no answer is rendered as the template would generate it"
 
 
-def _strip_of(example: Example) -> _TokenStrip:
+def _strip_of(example: Example) -> TokenStrip:
     """Return an encoded conversation as a strip: the first token is never trained on, as it has no context."""
     has_loss = example.targets != IGNORE
     has_loss[:1] = False
     rest = len(example.untruncated) - len(has_loss)
-    return _TokenStrip(
+    return TokenStrip(
         example.untruncated, [*has_loss.tolist(), *[False] * rest], cut_at=len(has_loss) if rest > 0 else None
     )
 
@@ -206,9 +206,9 @@ class RatedView(_RenderedRows):
         )
 
 
-def _side(label: str, side: EncodedSide) -> _TokenStrip:
+def _side(label: str, side: EncodedSide) -> TokenStrip:
     rest = len(side.untruncated) - len(side.ids)
-    return _TokenStrip(
+    return TokenStrip(
         side.untruncated, [*side.mask, *[False] * rest], cut_at=len(side.ids) if rest else None, label=label
     )
 
@@ -225,14 +225,14 @@ class UntrainedView:
         """Return each row as one strip without trained tokens."""
         if not self._asks:
             return [
-                EncodedRow([_TokenStrip(ids, [False] * len(ids))])
+                EncodedRow([TokenStrip(ids, [False] * len(ids))])
                 for ids in encode_texts(self._tokenizer, [row_text(row) for row in rows])
             ]
         encoded = []
         for row in rows:
             try:
                 ids = encode_prompt(self._tokenizer, [{"role": "user", "content": str(row.get("prompt") or "")}])
-                encoded.append(EncodedRow([_TokenStrip(ids, [False] * len(ids))]))
+                encoded.append(EncodedRow([TokenStrip(ids, [False] * len(ids))]))
             except InvalidInput as error:
                 encoded.append(EncodedRow(refusal=error.message))
         return encoded
@@ -317,11 +317,11 @@ def first_window(head: Sequence[int], *, context: int, tokenizer: PreTrainedToke
     sizes = BatchSizes(micro_batch=1, items_per_step=1, val_items=1, seed=SEED)
     batch = PretrainBatches(tokens, None, context=context, sizes=sizes).at_step(1)[0]
     ids = [int(batch.inputs[0, 0]), *batch.targets[0].tolist()]
-    pieces = strip_pieces(_TokenStrip(ids, [False, *[True] * context]), tokenizer)
+    pieces = strip_pieces(TokenStrip(ids, [False, *[True] * context]), tokenizer)
     return ReportSample(group="window", num_tokens=len(ids), loss_tokens=batch.trained, pieces=pieces)
 
 
-def strip_pieces(strip: _TokenStrip, tokenizer: PreTrainedTokenizerBase) -> list[TokenPiece]:
+def strip_pieces(strip: TokenStrip, tokenizer: PreTrainedTokenizerBase) -> list[TokenPiece]:
     """Return a strip as tokens to draw: of a long one its beginning and, if later, that of its trained tokens."""
     total = len(strip.ids)
     if total <= SHOWN_TOKENS:
@@ -338,9 +338,7 @@ def strip_pieces(strip: _TokenStrip, tokenizer: PreTrainedTokenizerBase) -> list
     ]
 
 
-def _piece(
-    strip: _TokenStrip, begin: int, end: int, tokenizer: PreTrainedTokenizerBase, *, left_out: int
-) -> TokenPiece:
+def _piece(strip: TokenStrip, begin: int, end: int, tokenizer: PreTrainedTokenizerBase, *, left_out: int) -> TokenPiece:
     ids = strip.ids[begin:end]
     special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
     cut = strip.cut_at
