@@ -16,13 +16,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from backend.domain.jobs.exchange import BEGINNING, HEAD
 from sqlalchemy.exc import OperationalError
 
 from backend.domain.jobs.artifact_folders import checkpoints_of, folder_noun, folder_of, folders_in
 from backend.domain.jobs.events import CheckpointEvent, CheckpointRemovedEvent, Event, ProgressEvent
 from backend.domain.jobs.payloads import ProbePayload, TrainPayload
 from backend.domain.jobs.records import JobResult, Payload
+from backend.domain.jobs.split_heads import BEGINNING, HEAD
 from backend.domain.jobs.states import JobKind, StopRequest
 from backend.domain.jobs.token_streams import stream_folder
 from backend.errors import JobFailed, Unavailable

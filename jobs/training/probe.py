@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import torch
-from backend.domain.jobs.exchange import BEGINNING, HEAD
 from pyarrow import parquet
 from torch.profiler import ProfilerActivity, profile
 
 from backend.domain.jobs.payloads import ProbePayload
 from backend.domain.jobs.results import ProbeResult
+from backend.domain.jobs.split_heads import BEGINNING, HEAD
 from backend.domain.training.config import RunConfig
 from backend.errors import InvalidInput
 from backend.infra.files.parquet import iter_file_tables

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pyarrow
 import pytest
-from backend.domain.jobs.exchange import BEGINNING
 from pyarrow import parquet
 
+from backend.domain.jobs.split_heads import BEGINNING
 from backend.errors import RoundhouseError
 from backend.infra.artifacts import Artifacts
 from backend.infra.files.parquet import iter_file_tables
