@@ -83,6 +83,15 @@ class MemoryEstimate(MemoryParts):
         """Bytes by part, in the order in which they are shown."""
         return {name: value for name, value in self.model_dump().items() if name != "moment"}
 
+    def parts_within(self, num_bytes: int) -> dict[str, int]:
+        """Return the parts of a smaller peak: less overhead of libraries, then workspaces, then all in proportion."""
+        parts, excess = self.parts, max(0, self.total - num_bytes)
+        for name in ("overhead", "temporary"):
+            less = min(parts[name], excess)
+            parts[name], excess = parts[name] - less, excess - less
+        left = sum(parts.values())
+        return {name: round(value * (1 - excess / left)) if left else value for name, value in parts.items()}
+
 
 @dataclass(frozen=True)
 class _Costs:

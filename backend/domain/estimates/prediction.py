@@ -1,9 +1,10 @@
 """Predict memory and time of a run, each figure with its source and error.
 
 Memory measured in similar settings calibrates the formula, with a leave-one-out error. The log ratio of measured to
-estimated bytes is averaged over the measurements, weighted by similarity and shrunk towards zero by a prior (kernel
-regression: Nadaraya 1964, doi 10.1137/1109020). So a probe of a tiny network hardly changes the estimate of a large
-one.
+estimated bytes is averaged over the settings, weighted by similarity and shrunk towards zero by a prior (kernel
+regression: Nadaraya 1964, doi 10.1137/1109020). What is off at a smaller setting counts in bytes, as libraries and
+buffers don't grow with the network; at a larger one it counts in proportion. So runs of a tiny network, however many,
+hardly change the estimate of a large one.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from statistics import mean
 from typing import Literal
 
 from backend.domain.estimates.memory import MemoryEstimate, estimate_memory
@@ -44,7 +46,9 @@ class MemoryPrediction:
 
 @dataclass(frozen=True)
 class TimePrediction:
-    """Seconds of a run's steps without evaluations; `low` and `high` by the 10th and 90th percentile of step times."""
+    """Seconds of a run's steps without evaluations. `low` and `high` are by the 10th and 90th percentile of step times
+    of a measured setting, else by the leave-one-out error of the rate at other settings.
+    """
 
     seconds: float
     low: float | None
@@ -185,10 +189,11 @@ class MeasuredPeak:
         """The formula's estimate with these lengths."""
         return _estimated_total(self.setting, self.length, self.trained)
 
-    @property
-    def log_ratio(self) -> float:
-        """The logarithm of measured over estimated."""
-        return math.log(max(self.measured_bytes, 1) / max(self.estimated_bytes, 1))
+    def log_ratio(self, estimated_bytes: int) -> float:
+        """Return the logarithm of measured over estimated that this peak predicts for a setting of this estimate."""
+        scale = max(1.0, estimated_bytes / max(self.estimated_bytes, 1))
+        ratio = self.measured_bytes / max(self.estimated_bytes, 1)
+        return math.log(max(1 + (ratio - 1) / scale, 1e-9))
 
 
 @lru_cache(maxsize=2048)
@@ -209,24 +214,37 @@ class Calibration:
 
 
 @dataclass(frozen=True)
-class _Known:
+class _Measured:
+    """A setting, weighted by its similarity to the one that is estimated, with its measurements."""
+
     weight: float
-    peak: MeasuredPeak
-    index: int
+    peaks: tuple[MeasuredPeak, ...]
+
+    def log_ratio(self, estimated_bytes: int) -> float:
+        return mean(peak.log_ratio(estimated_bytes) for peak in self.peaks)
 
 
 def calibrate(setting: TrainingSetting, estimated_bytes: int, measured: Sequence[MeasuredPeak]) -> Calibration:
-    """Return the calibration of an estimate by measurements on the same device; the identity if none is similar."""
-    known = [
-        _Known(similarity(setting, estimated_bytes, peak.setting, peak.estimated_bytes), peak, index)
-        for index, peak in enumerate(measured)
-    ]
-    similar = sorted((each for each in known if each.weight >= MIN_SIMILARITY), key=lambda each: -each.weight)
-    counted = similar[:MAX_NEIGHBORS]
-    if not counted:
+    """Return the calibration of an estimate by measurements on the same device; the identity if none is similar.
+
+    Measurements of one setting count as one.
+    """
+    by_setting: dict[TrainingSetting, list[int]] = {}
+    for index, peak in enumerate(measured):
+        by_setting.setdefault(peak.setting, []).append(index)
+    weights = {
+        other: similarity(setting, estimated_bytes, other, measured[indices[0]].estimated_bytes)
+        for other, indices in by_setting.items()
+    }
+    similar = sorted(
+        (other for other in by_setting if weights[other] >= MIN_SIMILARITY), key=lambda other: -weights[other]
+    )
+    used = similar[:MAX_NEIGHBORS]
+    if not used:
         return Calibration()
-    factor = math.exp(_mean_ratio([(each.weight, each.peak.log_ratio) for each in counted]))
-    return Calibration(factor, _error(counted), tuple(each.index for each in counted))
+    counted = [_Measured(weights[other], tuple(measured[index] for index in by_setting[other])) for other in used]
+    factor = math.exp(_mean_ratio([(each.weight, each.log_ratio(estimated_bytes)) for each in counted]))
+    return Calibration(factor, _error(counted), tuple(index for other in used for index in by_setting[other]))
 
 
 def similarity(setting: TrainingSetting, estimated_bytes: int, other: TrainingSetting, other_bytes: int) -> float:
@@ -247,19 +265,20 @@ def _mean_ratio(weighted: Sequence[tuple[float, float]]) -> float:
     return sum(weight * ratio for weight, ratio in weighted) / (total + PRIOR)
 
 
-def _error(counted: Sequence[_Known]) -> float | None:
-    """Return the mean error, weighted by similarity, of predicting each from the others; None for too few."""
+def _error(counted: Sequence[_Measured]) -> float | None:
+    """Return the mean error, weighted by similarity, of predicting each setting from the others; None for too few."""
     if len(counted) < MIN_FOR_ERROR:
         return None
     off = 0.0
     for one in counted:
+        peak = one.peaks[0]
         others = [
             (
-                similarity(one.peak.setting, one.peak.estimated_bytes, other.peak.setting, other.peak.estimated_bytes),
-                other.peak.log_ratio,
+                similarity(peak.setting, peak.estimated_bytes, other.peaks[0].setting, other.peaks[0].estimated_bytes),
+                other.log_ratio(peak.estimated_bytes),
             )
             for other in counted
             if other is not one
         ]
-        off += one.weight * abs(math.expm1(_mean_ratio(others) - one.peak.log_ratio))
+        off += one.weight * abs(math.expm1(_mean_ratio(others) - one.log_ratio(peak.estimated_bytes)))
     return off / sum(each.weight for each in counted)

@@ -19,18 +19,60 @@ class Speed:
     source: str
 
 
+MAX_EXTRAPOLATION = 8.0
+"""Factor beyond the smallest and the largest measured pass up to which a rate is expected to stay."""
+MIN_FOR_ERROR = 3
+
+
 def rate_at(speeds: Sequence[Speed], flops_per_token: float) -> float:
     """Return the expected FLOP/s for a network.
 
     Linear interpolation of logarithms between measured networks, constant beyond the smallest and the largest;
     measurements of about one size are averaged first. `speeds` must not be empty.
     """
+    points = _average_by_size([(speed.flops_per_token, speed.flops_per_s) for speed in speeds])
+    return math.exp(_interpolate(points, math.log(flops_per_token)))
+
+
+@dataclass(frozen=True)
+class PassRate:
+    """The expected FLOP/s of a pass; `error` is the mean leave-one-out error of its logarithm, None with too few."""
+
+    flops_per_s: float
+    error: float | None
+
+
+def rate_of_pass(measured: Sequence[tuple[float, float]], flops: float) -> PassRate | None:
+    """Return the expected rate of a forward and backward pass of so many FLOPs, as `rate_at` does; None if no pass of
+    about that work was measured. `measured` are (FLOPs of a pass, FLOP/s).
+
+    A pass of little work waits for Python and kernels to start, so its rate says nothing of one of much work.
+    """
+    points = _average_by_size(measured)
+    if not points:
+        return None
+    size, room = math.log(flops), math.log(MAX_EXTRAPOLATION)
+    if not points[0][0] - room <= size <= points[-1][0] + room:
+        return None
+    errors = (
+        [abs(_interpolate(points[:index] + points[index + 1 :], at) - rate) for index, (at, rate) in enumerate(points)]
+        if len(points) >= MIN_FOR_ERROR
+        else []
+    )
+    return PassRate(math.exp(_interpolate(points, size)), float(np.mean(errors)) if errors else None)
+
+
+def _average_by_size(measured: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return the logarithms of (size, rate), those of about one size averaged, the smallest first."""
     groups: dict[float, list[tuple[float, float]]] = {}
-    for speed in speeds:
-        size = math.log(speed.flops_per_token)
-        groups.setdefault(round(size, 1), []).append((size, math.log(speed.flops_per_s)))
-    sizes, rates = np.array([np.mean(groups[key], axis=0) for key in sorted(groups)]).T
-    return math.exp(float(np.interp(math.log(flops_per_token), sizes, rates)))
+    for size, rate in measured:
+        groups.setdefault(round(math.log(size), 1), []).append((math.log(size), math.log(rate)))
+    return [(float(size), float(rate)) for size, rate in (np.mean(groups[key], axis=0) for key in sorted(groups))]
+
+
+def _interpolate(points: Sequence[tuple[float, float]], size: float) -> float:
+    sizes, rates = zip(*points, strict=True)
+    return float(np.interp(size, sizes, rates))
 
 
 def measured_range(speeds: Sequence[Speed]) -> tuple[float, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,7 +27,7 @@ from backend.domain.estimates.prediction import (
     calibrate,
 )
 from backend.domain.estimates.setting import DeviceKind, TrainingSetting, setting_of
-from backend.domain.estimates.throughput import rate_at
+from backend.domain.estimates.throughput import rate_of_pass
 from backend.domain.jobs.gpu_check import MeasuredSetting
 from backend.domain.jobs.payloads import ProbePayload, TrainingPayload, TrainPayload
 from backend.domain.jobs.results import (
@@ -40,12 +41,10 @@ from backend.domain.jobs.results import (
 from backend.domain.training.config import RunConfig
 from backend.domain.training.config_fields import measured_values
 from backend.domain.training.execution import compiles
-from backend.errors import InvalidInput
 from backend.services.checkpoints.networks import network_of_payload
 from backend.services.context import Context, Person, require_builder
 from backend.services.jobs.claims import Claim
 from backend.services.jobs.devices import Device
-from backend.services.scaling.planner import choose_speeds
 from backend.services.training.parts import RunParts, resolve_parts
 
 RECENT = 300
@@ -118,7 +117,7 @@ def predict(
         device=device.name,
         device_bytes=device.usable_bytes,
         memory=_predict_memory(subject, rows, same),
-        time=_predict_time(ctx, config, subject, device, same),
+        time=_predict_time(config, subject, rows, same),
         epoch_sequences=_epoch_sequences(subject, rows, same),
     )
 
@@ -127,7 +126,8 @@ def predict_time(ctx: Context, config: RunConfig, *, parts: RunParts | None = No
     """Return what `predict` says of a run's time; None if it is unknown."""
     parts = parts or resolve_parts(ctx, config)
     subject = _subject(config, parts, parts.device)
-    return _predict_time(ctx, config, subject, parts.device, _same(subject, _recent_rows(ctx, parts.device)))
+    rows = _recent_rows(ctx, parts.device)
+    return _predict_time(config, subject, rows, _same(subject, rows))
 
 
 def predict_setting(ctx: Context, setting: TrainingSetting, device: Device) -> MemoryPrediction:
@@ -291,7 +291,7 @@ def _epoch_sequences(subject: MeasuredSubject, rows: Sequence[Measurement], same
     context in other batches.
     """
     for row in (*same, *rows):
-        setting = _stored_setting(json.dumps(row.setting, sort_keys=True))
+        setting = _setting(row)
         if row.facts.epoch_sequences and (row in same or _packs_alike(setting, subject.setting)):
             return row.facts.epoch_sequences
     return None
@@ -305,7 +305,7 @@ def _packs_alike(one: TrainingSetting | None, other: TrainingSetting | None) -> 
 
 def _peak_of(row: Measurement, rows: Sequence[Measurement]) -> MeasuredPeak | None:
     """Read a row; None for a family without a formula, and for data of unknown lengths."""
-    setting = _stored_setting(json.dumps(row.setting, sort_keys=True))
+    setting = _setting(row)
     if setting is None:
         return None
     facts = row.facts
@@ -326,7 +326,7 @@ def _run_errors(rows: Sequence[Measurement]) -> list[float]:
 
 
 def _predict_time(
-    ctx: Context, config: RunConfig, subject: MeasuredSubject, device: Device, same: Sequence[Measurement]
+    config: RunConfig, subject: MeasuredSubject, rows: Sequence[Measurement], same: Sequence[Measurement]
 ) -> TimePrediction | None:
     timed = next((row for row in same if row.facts.step_s), None)
     if timed is not None and (seconds := timed.facts.step_s):
@@ -341,15 +341,27 @@ def _predict_time(
         )
     if subject.setting is None or not config.objective.pretrains:
         return None
-    try:
-        speeds = choose_speeds(ctx, device.name)
-    except InvalidInput:
+    passes = [
+        (_flops_per_pass(setting), row.tokens_per_s * setting.flops_per_token)
+        for row in rows
+        if row.tokens_per_s > 0 and (setting := _setting(row)) and _pretrains_alike(setting, subject.setting)
+    ]
+    rate = rate_of_pass(passes, _flops_per_pass(subject.setting))
+    if rate is None:
         return None
-    per_token = subject.setting.flops_per_token
-    rate = rate_at(speeds, per_token) / per_token
-    return TimePrediction(
-        config.max_steps * config.tokens_per_step / rate, None, None, rate, "at the rate of other models here"
-    )
+    tokens_per_s = rate.flops_per_s / subject.setting.flops_per_token
+    seconds = config.max_steps * config.tokens_per_step / tokens_per_s
+    low, high = (None, None) if rate.error is None else (seconds * math.exp(off) for off in (-rate.error, rate.error))
+    return TimePrediction(seconds, low, high, tokens_per_s, "at the rate of other models here")
+
+
+def _flops_per_pass(setting: TrainingSetting) -> float:
+    return float(setting.flops_per_token) * setting.micro_batch * setting.context
+
+
+def _pretrains_alike(one: TrainingSetting, other: TrainingSetting) -> bool:
+    """Return whether a measured setting counts its tokens as another does, which pretrains: on as many devices."""
+    return one.objective.pretrains and one.lora_rank is None and one.devices == other.devices
 
 
 def _recent_rows(ctx: Context, device: Device) -> list[Measurement]:
@@ -371,6 +383,10 @@ def _identity(row: Measurement) -> str:
 def _stored_identity(text: str) -> str:
     setting = _stored_setting(text)
     return setting.fingerprint if setting is not None else _hash(json.loads(text))
+
+
+def _setting(row: Measurement) -> TrainingSetting | None:
+    return _stored_setting(json.dumps(row.setting, sort_keys=True))
 
 
 @lru_cache(maxsize=1024)

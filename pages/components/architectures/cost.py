@@ -336,7 +336,7 @@ def draw_memory(ctx: Context, config: ArchitectureConfig, *, precision: Precisio
                 icon=":material/block:",
             )
     beyond = {"beyond": max(0, memory.num_bytes - memory.formula.total)}  # as measured here with similar settings
-    st.html(figure(_memory_bar({**memory.formula.parts, **beyond}), alt="Peak memory by part"))
+    st.html(figure(_memory_bar({**memory.formula.parts_within(memory.num_bytes), **beyond}), alt="Peak memory by part"))
     source = describe_source(memory)
     passes = ""
     if setting.micro_batch < micro_batch:

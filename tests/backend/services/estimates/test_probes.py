@@ -130,6 +130,43 @@ def test_similar_settings_are_calibrated_with_an_error(ctx: Context, scenario: S
     assert "Does not fit A chip" in describe_fit(far)
 
 
+def test_many_runs_of_a_tiny_setting_hardly_change_the_estimate_of_a_larger_one(
+    ctx: Context, scenario: Scenario
+) -> None:
+    """Four tiny runs, measured at a third of the formula, halved the estimate of a recipe that needs all of it."""
+    scenario.parts()
+    tiny, large = (
+        make_config(micro_batch=1, context=16),
+        make_config(architecture=SHAPE.model_copy(update={"width": 512})),
+    )
+    for _ in range(7):
+        launch = {"measured_bytes": formula(ctx, tiny) // 3, "tokens_per_s": 130.0}
+        measure(ctx, tiny, launch)
+    prediction = predict(ctx, large, device=DEVICE)
+    missing = formula(ctx, tiny) * 2 / 3
+    assert formula(ctx, large) - missing < (prediction.memory.num_bytes or 0) <= formula(ctx, large)
+    assert prediction.memory.error is None, "one setting says nothing of the error"
+    assert prediction.memory.formula is not None
+    parts = prediction.memory.formula.parts_within(formula(ctx, large) - 20 * MB)
+    assert sum(parts.values()) == pytest.approx(formula(ctx, large) - 20 * MB, abs=10)
+    assert prediction.time is None, "a pass of so little work says nothing of one of much"
+
+
+def test_a_rate_at_other_models_has_a_range_by_how_well_each_predicts_the_others(
+    ctx: Context, scenario: Scenario
+) -> None:
+    scenario.parts()
+    for micro_batch, tokens_per_s in ((2, 900.0), (4, 1000.0), (6, 1100.0)):
+        measure(ctx, make_config(micro_batch=micro_batch), {"measured_bytes": 51 * MB, "tokens_per_s": tokens_per_s})
+    config = make_config(micro_batch=8)
+    time = predict(ctx, config, device=DEVICE).time
+    assert time is not None
+    assert (time.tokens_per_s, time.source) == (pytest.approx(1100.0), "at the rate of other models here")
+    assert time.low is not None
+    assert time.high is not None
+    assert time.low < config.max_steps * config.tokens_per_step / 1100 < time.high
+
+
 def test_a_run_is_a_measurement_and_shows_the_error_of_its_probe(ctx: Context, scenario: Scenario) -> None:
     scenario.parts()
     first, second = make_config(micro_batch=4), make_config(micro_batch=8)
