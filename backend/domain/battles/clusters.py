@@ -8,7 +8,8 @@ JBES 29). With few clusters the sandwich is too small and too variable, so each 
   of variance, more
   where few clusters hold most votes and pull the fit towards themselves (Bell and McCaffrey 2002, with one effect per
   cluster),
-- no less than the variance by either way alone (a negative component counts as 0),
+- no less than the variance by either way alone (a negative component counts as 0), nor than that of independent votes:
+  with three raters who happen to agree, the ways alone may fall far below what single votes leave open,
 - where both ways matter, a median-unbiased variance of a way with few clusters: that of three raters is more often far
   too small than far
   too large, and
@@ -208,7 +209,8 @@ def combine(parts: list[FloatArray], ways: list[Few]) -> ContrastSpread:
         satterthwaite = variance**2 / (upper[0] ** 2 / df[0] + upper[1] ** 2 / df[1] + rest**2 / (df[0] * df[1]))
     is_both = both > larger * (1 + 1e-9)
     return ContrastSpread(
-        np.where(is_both, variance, larger), np.maximum(np.where(is_both, satterthwaite, of_larger), 1.0)
+        np.maximum(np.where(is_both, variance, larger), parts[2]),
+        np.maximum(np.where(is_both, satterthwaite, of_larger), 1.0),
     )
 
 

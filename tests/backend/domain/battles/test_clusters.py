@@ -4,6 +4,8 @@ promises.
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -140,6 +142,28 @@ def test_two_ways_are_never_narrower_than_either_alone() -> None:
         assert (both.variance >= alone.variance).all()
     assert both.df[0] == 19
     assert both.df[1] == 3
+
+
+def test_intervals_are_never_narrower_than_those_of_independent_votes() -> None:
+    """Three raters who happened to agree had given a contestant an interval below that of single votes."""
+    narrower = 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        columns = dataclasses.replace(
+            crossed_votes(prompts=34, raters=3, count=150),
+            label=rng.choice(3, 150, p=[0.5, 0.4, 0.1]),
+            prompt=rng.integers(0, 34, 150),
+            rater=rng.integers(0, 3, 150),
+        )
+        fit, scores, _ = fitted(columns)
+        both = covariance(fit, scores, groupings(columns, "two_way"))
+        crossed = (
+            fit.inverse_hessian @ clusters._cluster_meat(scores, groupings(columns, "two_way")[2]) @ fit.inverse_hessian
+        )
+        assert (both.gaps.variance >= gap_variances(crossed, 4) * (1 - 1e-9)).all()
+        alone = [covariance(fit, scores, groupings(columns, way)).gaps.variance for way in ("prompt", "rater")]
+        narrower += bool((np.maximum(*alone) < independent).any())
+    assert narrower > 5, "the ways alone are narrower now and then"
 
 
 def test_effective_clusters_are_those_with_votes_on_the_pair() -> None:
