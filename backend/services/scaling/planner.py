@@ -33,6 +33,8 @@ from backend.services.tokenizers.tokenizers import TokenizerView, get_tokenizer
 
 OWN = "own"
 RECENT_MEASUREMENTS, RECENT_RUNS = 200, 24
+MIN_TOKENS_PER_PASS = 256
+"""A pass of fewer tokens waits for Python and kernels to start, and says nothing of the speed of a plan's passes."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,10 @@ def list_laws() -> list[ScalingLaw]:
 
 
 def list_speeds(ctx: Context) -> list[Speed]:
-    """Return the training speeds of this installation, newest first: probes and runs measured, then other runs."""
+    """Return the training speeds of this installation, newest first: probes and runs measured, then other runs.
+
+    Those with fewer than MIN_TOKENS_PER_PASS are left out.
+    """
     with ctx.db.read() as session:
         measured = session.scalars(
             select(Measurement).order_by(Measurement.created_at.desc()).limit(RECENT_MEASUREMENTS)
@@ -176,10 +181,12 @@ def list_measured_devices(ctx: Context) -> list[str]:
 
 
 def _speed_of_measurement(row: Measurement) -> Speed | None:
-    """Return the speed of a pretraining measurement; None for others, whose tokens are counted differently, and for
-    unreadable settings.
+    """Return the speed of a pretraining measurement; None for others, whose tokens are counted differently, for short
+    passes and for unreadable settings.
     """
-    setting: dict[str, object] = row.setting or {}
+    setting: dict[str, Any] = row.setting or {}
+    if int(setting.get("micro_batch") or 1) * int(setting.get("context") or 0) < MIN_TOKENS_PER_PASS:
+        return None
     if setting.get("lora_rank") or setting.get("objective", "pretrain") != "pretrain" or not row.tokens_per_s > 0:
         return None
     per_token = _flops_per_token(setting.get("architecture"), setting.get("context"))
@@ -194,7 +201,9 @@ def _speed_of_measurement(row: Measurement) -> Speed | None:
 
 
 def _speed_of_run(session: Session, run: Run, job: Job) -> Speed | None:
-    per_token = _flops_per_token((job.payload or {}).get("architecture"), run.config.context if run.config else None)
+    if run.config is None or run.config.micro_batch * run.config.context < MIN_TOKENS_PER_PASS:
+        return None
+    per_token = _flops_per_token((job.payload or {}).get("architecture"), run.config.context)
     query = (
         select(MetricPoint.value)
         .join(MetricName, MetricName.id == MetricPoint.name_id)

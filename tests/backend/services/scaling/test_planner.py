@@ -65,13 +65,16 @@ def test_tokens_are_unknown_without_counts(ctx: Context, scenario: Scenario) -> 
 def test_rates_come_from_measurements_and_from_finished_runs(ctx: Context, scenario: Scenario) -> None:
     scenario.parts()
     assert choose_speeds(ctx, None) == []
-    run = scenario.run()
+    finish(ctx, scenario.run(name="short passes").id, 3.0, rate=5.0)
+    assert choose_speeds(ctx, None) == [], "128 tokens a pass say nothing of the speed of larger ones"
+    run = scenario.run(micro_batch=8)
     finish(ctx, run.id, 3.0, rate=500.0)
     speeds = choose_speeds(ctx, None)
     assert [(round(each.flops_per_s / each.flops_per_token), each.device) for each in speeds] == [(500, "CPU of here")]
     setting: dict[str, Any] = {"architecture": SHAPE.model_dump(mode="json"), "context": 32}
+    setting["micro_batch"] = 8
     with ctx.db.write() as session:
-        for values in (setting, {**setting, "lora_rank": 8}, {"architecture": "?"}):
+        for values in (setting, {**setting, "lora_rank": 8}, {**setting, "micro_batch": 2}, {"architecture": "?"}):
             session.add(
                 Measurement(
                     origin="probe",
@@ -175,7 +178,7 @@ def test_runs_that_can_not_be_compared_are_left_out_with_the_reason(ctx: Context
 def test_budgets_are_suggested_from_the_measured_rate(ctx: Context, scenario: Scenario) -> None:
     scenario.parts()
     assert suggest_budgets(ctx) == (1e12, 3e12, 1e13)
-    finish(ctx, scenario.run().id, 3.0)
+    finish(ctx, scenario.run(micro_batch=8).id, 3.0)
     budgets = suggest_budgets(ctx)
     assert budgets[2] == pytest.approx(10 * budgets[0])
     speed = choose_speeds(ctx, None)[0]
