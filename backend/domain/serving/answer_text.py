@@ -26,6 +26,8 @@ TOOL_CALLS, ARGUMENTS_MARK = "[TOOL_CALLS]", "[ARGS]"
 PYTHON_TAG = "<|python_tag|>"
 MARKS = (TOOL_CALL, TOOL_CALL_END, TOOL_CALLS, ARGUMENTS_MARK, PYTHON_TAG)
 """Texts that stay visible to the reader where they are special tokens."""
+EMPTY_KEYS = {"type", "properties", "required", "title", "description", "$schema"}
+"""Keys of a schema that say nothing of further properties."""
 
 
 class CallStyle(StrEnum):
@@ -57,13 +59,22 @@ def forced_call(tools: Sequence[JsonObject], choice: ToolChoice, style: CallStyl
     forms = [
         {
             "type": "object",
-            "properties": {"name": {"const": function["name"]}, key: function.get("parameters") or {"type": "object"}},
+            "properties": {"name": {"const": function["name"]}, key: arguments_schema(function)},
             "required": ["name", key],
             "additionalProperties": False,
         }
         for function in functions
     ]
     return Constraint(kind="json_schema", value=json.dumps(forms[0] if len(forms) == 1 else {"anyOf": forms}))
+
+
+def arguments_schema(function: JsonObject) -> JsonObject:
+    """Return the schema of a function's arguments. Without `parameters`, or with an empty list of properties, there are
+    none; JSON Schema alone would allow any.
+    """
+    schema = function.get("parameters") or {"type": "object", "properties": {}}
+    is_empty = schema.get("properties") == {} and schema.keys() <= EMPTY_KEYS
+    return {**schema, "additionalProperties": False} if is_empty else schema
 
 
 class CallReader:

@@ -127,6 +127,36 @@ def test_a_required_tool_is_called_with_valid_arguments_and_its_result_read(clie
     assert again.usage.prompt_tokens > bare.usage.prompt_tokens + len(call.function.arguments)
 
 
+NO_PARAMETERS: list[dict[str, Any]] = [{}, {"parameters": {}}, {"parameters": {"type": "object", "properties": {}}}]
+
+
+@pytest.mark.parametrize("parameters", NO_PARAMETERS, ids=["none", "empty", "no properties"])
+def test_a_tool_without_parameters_is_called_without_arguments(
+    client: openai.OpenAI, parameters: dict[str, Any]
+) -> None:
+    function: Any = {"name": "now", **parameters}
+    answer: Any = client.chat.completions.create(
+        **DRAWN, seed=1, tools=[{"type": "function", "function": function}], tool_choice="required"
+    )
+    assert json.loads(answer.choices[0].message.tool_calls[0].function.arguments) == {}
+    response: Any = client.responses.create(
+        model="tiny", input="Time?", tools=[{"type": "function", **function}], tool_choice="required"
+    )
+    assert json.loads(response.output[-1].arguments) == {}
+
+
+def test_a_tool_whose_schema_lists_no_properties_is_called_without_input(client: openai.OpenAI) -> None:
+    body = {
+        "model": "tiny",
+        "max_tokens": 120,
+        "messages": QUESTION,
+        "tools": [{"name": "now", "input_schema": {"type": "object", "properties": {}}}],
+        "tool_choice": {"type": "any"},
+    }
+    message: Any = client.post("/messages", body=body, cast_to=object)
+    assert message["content"][-1]["input"] == {}
+
+
 def test_a_streamed_call_joins_to_the_complete_one(client: openai.OpenAI) -> None:
     asked: Any = {**DRAWN, "seed": 4, "tools": [WEATHER], "tool_choice": "required"}
     expected: Any = client.chat.completions.create(**asked).choices[0].message.tool_calls[0]  # type: ignore[index]
