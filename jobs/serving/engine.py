@@ -10,6 +10,7 @@ names, by a name without meaning. Requests that reach a replica without one shar
 
 from __future__ import annotations
 
+import codecs
 import itertools
 import threading
 import time
@@ -36,6 +37,7 @@ from backend.domain.serving.protocol import (
     TokenLogprob,
     TokenUsage,
 )
+from backend.domain.tokenizers.pieces import PieceForm
 from backend.errors import InvalidInput, Unavailable
 from jobs.modeling.chat import turn_end
 from jobs.modeling.checkpoints import base_folder_of, check_folder, is_adapter
@@ -48,6 +50,7 @@ from jobs.serving.sampling import Matcher, SamplingState
 PROMPT_TAIL = 6
 # tokens; a byte-level character takes at most 4, so bytes still undecodable after 8 are shown as replacement characters
 MAX_PENDING = 8
+REPLACEMENT = "\ufffd"
 
 
 class TokenDecoder(Protocol):
@@ -62,7 +65,8 @@ class TextStream:
     """Incremental text of one completion, one decoding step per token (tokenizers' DecodeStream).
 
     `marks` are special tokens that show as their text (`[TOOL_CALLS]`); others don't show. Stop strings end nothing in
-    what is added while `can_stop` is False.
+    what is added while `can_stop` is False. Tokens of single bytes are joined to characters here: the library's
+    decoders show a whole run of them as replacement characters where one of its characters is incomplete.
     """
 
     def __init__(
@@ -79,6 +83,10 @@ class TextStream:
         self._held = ""  # decoded, but possibly the beginning of a stop string
         self.stopped, self.can_stop = False, True
         self.stop: str | None = None  # the string that ended the text
+        self._byte_of = _byte_tokens(self._tokenizer)
+        self._letter = next((token for token, byte in self._byte_of.items() if byte == b"a"), None)
+        self._character = codecs.getincrementaldecoder("utf-8")("replace")
+        self._is_in_bytes = False
         # The stream opens on the prompt's end: decoded alone, a first token would lose the space that some tokenizers
         # put before it.
         self._open(list(prompt[-PROMPT_TAIL:]))
@@ -96,31 +104,51 @@ class TextStream:
         return self._release(self._flush(), final=True)
 
     def _open(self, context: list[int]) -> None:
+        # The library repeats a context that ends within a character. A letter stands for each byte of one.
+        context = [token if self._letter is None or token not in self._byte_of else self._letter for token in context]
+        while context and self._decode(context).endswith(REPLACEMENT):
+            context.pop()
         self._context, self._pending = context, list[int]()
         self._stream = DecodeStream(ids=context, skip_special_tokens=True)
 
     def _step(self, token: int) -> str:
         if (mark := self._marks.get(token)) is not None:
             return self._flush() + mark
+        if (byte := self._byte_of.get(token)) is not None:
+            return self._step_byte(token, byte)
+        broken = ""
+        if self._is_in_bytes:
+            broken, self._is_in_bytes = self._character.decode(b"", final=True), False
+            self._open(self._context)
         self._pending.append(token)
         try:
             text = self._stream.step(self._tokenizer, token)
         except Exception:  # the library raises a bare Exception where text before the token changes with it
-            return self._flush()
+            return broken + self._flush()
         if text is None:
-            return self._flush() if len(self._pending) >= MAX_PENDING else ""
+            return broken + (self._flush() if len(self._pending) >= MAX_PENDING else "")
         self._context, self._pending = [*self._context, *self._pending][-PROMPT_TAIL:], []
-        return text
+        return broken + text
+
+    def _step_byte(self, token: int, byte: bytes) -> str:
+        before = "" if self._is_in_bytes else self._flush()
+        self._is_in_bytes = True
+        self._context = [*self._context, token][-PROMPT_TAIL:]
+        return before + self._character.decode(byte)
 
     def _flush(self) -> str:
         """Return the text of the pending tokens, complete or not, and continue after them."""
+        broken = self._character.decode(b"", final=True)
         pending, context = self._pending, self._context
         if not pending:
-            return ""
-        before: str = self._tokenizer.decode(context, skip_special_tokens=True)
-        after: str = self._tokenizer.decode([*context, *pending], skip_special_tokens=True)
+            return broken
+        before, after = self._decode(context), self._decode([*context, *pending])
         self._open([*context, *pending][-PROMPT_TAIL:])
-        return after[len(before) :]
+        return broken + after[len(before) :]
+
+    def _decode(self, ids: list[int]) -> str:
+        text: str = self._tokenizer.decode(ids, skip_special_tokens=True)
+        return text
 
     def _release(self, text: str, *, final: bool) -> str:
         if not self._stop or not self.can_stop:
@@ -137,6 +165,15 @@ class TextStream:
         keep = max(_overlap(text, stop) for stop in self._stop)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
+
+
+def _byte_tokens(tokenizer: Any) -> dict[int, bytes]:
+    """Return the tokens of a byte-fallback tokenizer that stand for one byte each; none of any other."""
+    decoder = tokenizer.decoder
+    if decoder is None or not PieceForm.of_decoder(decoder.__getstate__().decode()).byte_fallback:
+        return {}
+    ids = {byte: tokenizer.token_to_id(f"<0x{byte:02X}>") for byte in range(256)}
+    return {token: bytes([byte]) for byte, token in ids.items() if token is not None}
 
 
 def _overlap(text: str, stop: str) -> int:

@@ -18,7 +18,7 @@ from jobs.serving.answering import ServedNetwork, encode_prompts, prepare_answer
 from jobs.serving.engine import PromptTooLong, TextStream, TokenTexts
 from jobs.serving.grammar import Grammars
 from jobs.serving.sampling import SamplingState, choose_tokens
-from tests.support.networks.serving_networks import make_tokenizer
+from tests.support.networks.serving_networks import make_byte_fallback_tokenizer, make_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +66,55 @@ def test_bytes_that_are_no_text_are_shown_as_replacement_at_the_end(tokenizer: A
     bad = tokenizer.convert_tokens_to_ids(["Ã"])  # the first byte of a two-byte character
     assert out.push(bad) == ""
     assert out.finish() == "\ufffd"
+
+
+FALLBACK = make_byte_fallback_tokenizer()
+
+
+def _pieces(tokens: list[int], *, prompt: list[int] | None = None) -> list[str]:
+    out = TextStream(FALLBACK, prompt=prompt or ())
+    return [*(out.push([token]) for token in tokens), out.finish()]
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(2, "�"), (4, "🙂"), (5, "🙂�"), (6, "🙂�"), (7, "🙂�"), (8, "🙂🙂"), (9, "🙂🙂�"), (14, "🙂🙂🙂�")],
+)
+@pytest.mark.parametrize("prompt", [[], FALLBACK("a")["input_ids"], FALLBACK("🙂🙂")["input_ids"]], ids=["", "a", "🙂🙂"])
+def test_an_answer_cut_within_a_character_ends_with_one_replacement(count: int, text: str, prompt: list[int]) -> None:
+    pieces = _pieces(FALLBACK("🙂🙂🙂🙂")["input_ids"][1:][:count], prompt=prompt)
+    assert "".join(pieces) == text
+    assert all("�" not in piece for piece in pieces[:-1])
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(alphabet="ab 🙂é字\n", max_size=20), st.text(alphabet="ab 🙂é", max_size=9), st.integers(0, 80))
+def test_a_text_in_bytes_streams_up_to_any_cut(text: str, before: str, count: int) -> None:
+    prompt = FALLBACK("a" + before)["input_ids"]
+    ids = FALLBACK("b" + text)["input_ids"][1:][:count]
+    known = {257: b" ", 258: b"a", 259: b"b"}
+    assert "".join(_pieces(ids, prompt=prompt)) == b"".join(known.get(i, bytes([i % 256])) for i in ids).decode(
+        errors="replace"
+    )
+
+
+def test_a_broken_character_leaves_those_around_it_whole() -> None:
+    smile = FALLBACK("🙂")["input_ids"][1:]
+    assert "".join(_pieces([*smile, *smile[:3], *smile, *smile[:2], 258, *smile])) == "🙂�🙂�a🙂"
+
+
+def test_a_first_word_after_bytes_keeps_its_space() -> None:
+    assert "".join(_pieces([*FALLBACK("🙂")["input_ids"][1:], 257, 258])) == "🙂 a"
+
+
+def test_a_prompt_that_ends_within_a_character_is_not_repeated(tokenizer: Any) -> None:
+    ids = tokenizer("He said é")["input_ids"]
+    out = TextStream(tokenizer, prompt=ids[:-1])
+    pieces = [out.push([token]) for token in tokenizer("ab")["input_ids"]]
+    assert "".join([*pieces, out.finish()]) == "ab"
+    out = TextStream(tokenizer, prompt=tokenizer("He")["input_ids"])
+    pieces = [out.push([token]) for token in [ids[-2]] * 9 + tokenizer("ab")["input_ids"]]
+    assert "".join([*pieces, out.finish()]) == "�" * 9 + "ab"
 
 
 def draw(logits: torch.Tensor, n: int = 4000, **values: float) -> torch.Tensor:

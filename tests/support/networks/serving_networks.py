@@ -11,7 +11,7 @@ from typing import Any
 
 import peft
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
     GPT2Config,
@@ -45,6 +45,18 @@ def make_tokenizer(*, chat_template: str | None = CHAT_TEMPLATE) -> Any:
     )
     fast.chat_template = chat_template
     return fast
+
+
+def make_byte_fallback_tokenizer() -> Any:
+    """A SentencePiece tokenizer of the same size: `▁`, `a` and `b`, and every other character as its bytes."""
+    vocab = {f"<0x{byte:02X}>": byte for byte in range(256)}
+    vocab.update({token: len(vocab) + index for index, token in enumerate(["</s>", "▁", "a", "b"])})
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[], byte_fallback=True))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>")
 
 
 def on_device(network: Any) -> Any:
