@@ -9,7 +9,7 @@ from __future__ import annotations
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,8 @@ from backend.errors import InvalidInput
 from jobs.serving.grammar_cost import check_cost
 
 CLOSERS = ('"', "}", "]", ",", "a", "0", "1")  # tokens that bring JSON to its end, most direct first
+STEPS = ("a", "0", *(chr(code) for code in range(33, 127)))  # tokens to try where these lead to no end
+LETTER = "x"  # outside a string no JSON goes on with it
 MAX_END = 512  # tokens; texts that need more to end are not steered
 SLACK = 4  # tokens: one token may open two brackets
 COSTLY = {
@@ -65,7 +67,7 @@ class Grammars:
         return GrammarMatcher(
             matcher,
             self._end_ids,
-            self._closers,
+            self._steps,
             size=tokens.vocab_size,
             vocab_size=self._vocab_size,
             shows_end=not self._is_silent,
@@ -75,8 +77,8 @@ class Grammars:
         with self._lock:
             if self._tokens is None:
                 self._tokens = from_tokenizer(self._tokenizer, n_vocab=self._size, eos_token=self._end_ids)
-                encoded = [self._tokens.tokenize_str(text) for text in CLOSERS]
-                self._closers = [ids[0] for ids in encoded if len(ids) == 1]
+                encoded = {text: self._tokens.tokenize_str(text) for text in STEPS}
+                self._steps = {text: ids[0] for text, ids in encoded.items() if len(ids) == 1}
             return self._tokens
 
 
@@ -135,17 +137,18 @@ class GrammarMatcher:
         self,
         matcher: LLMatcher,
         end_ids: Sequence[int],
-        closers: Sequence[int],
+        steps: Mapping[str, int],
         *,
         size: int,
         vocab_size: int,
         shows_end: bool,
     ) -> None:
-        self._matcher, self._end_ids, self._closers = matcher, frozenset(end_ids), closers
+        self._matcher, self._end_ids, self._steps = matcher, frozenset(end_ids), steps
+        self._closers = [steps[text] for text in CLOSERS if text in steps]
         self._vocab_size, self._shows_end = vocab_size, shows_end
         self._bits = np.zeros((size + 31) // 32, dtype=np.int32)
         self._taken = 0
-        self._is_ending = False
+        self._ending: list[int] | None = None  # the tokens to the end, once none are left for others
         self._spent_s = self._began_s = 0.0
         self._next_check = 0  # tokens taken
         self.budget: int | None = None
@@ -164,17 +167,17 @@ class GrammarMatcher:
             raise InvalidInput(
                 f"The form of the answer can't be enforced further: {_reason(self._matcher)}.", remedy=REMEDY
             )
-        self._is_ending = self._is_ending or self._must_end(mask)
-        if self._is_ending:
-            token = self._ending_token(self._matcher, mask)
+        self._ending = self._ending or self._plan_end(mask)
+        if self._ending:
             mask = np.zeros_like(mask)
-            mask[token] = True
+            mask[self._ending[0]] = True
         self._spent_s += time.thread_time() - self._began_s
         return torch.from_numpy(mask)
 
     def take(self, token: int) -> None:
         """Note the token that was chosen."""
         self._taken += 1
+        self._ending = self._ending[1:] if self._ending else None
         if self.complete_at is not None:
             return
         if token not in self._end_ids:
@@ -194,36 +197,56 @@ class GrammarMatcher:
             )
         return np.unpackbits(self._bits.view(np.uint8), bitorder="little", count=self._vocab_size).view(np.bool_)
 
-    def _must_end(self, mask: Mask) -> bool:
-        """Return whether a further free token could leave too few tokens to complete the text."""
+    def _plan_end(self, mask: Mask) -> list[int] | None:
+        """Return the tokens to the end where a further free one could leave too few to complete the text."""
         left = MAX_END if self.budget is None else self.budget - self._taken
         if left >= MAX_END or self._taken < self._next_check:
-            return False
-        needed = self._tokens_to_end(self._matcher, limit=left + 1)
-        if needed > left:
-            return False  # no known way fits: the answer is as free as its grammar
+            return None
+        way = self._way_to_end(self._matcher, limit=left)
+        if way is None:
+            return None  # no known way fits: the answer is as free as its grammar
         openers = [token for token in self._closers if mask[token]]
-        worst = max([needed, *(self._tokens_to_end(self._matcher, first=token, limit=left + 1) for token in openers)])
+        ways = [self._way_to_end(self._matcher, limit=left - 1, first=token) for token in openers]
+        worst = max([len(way), *(left + 1 if other is None else len(other) + 1 for other in ways)])
         reserve = left - worst - SLACK
         # Each token uses one, and makes the end longer by no more than the opening of a bracket does.
-        self._next_check = self._taken + max(1, reserve // (1 + worst - needed + SLACK))
-        return reserve <= 0
+        self._next_check = self._taken + max(1, reserve // (1 + worst - len(way) + SLACK))
+        return way if reserve <= 0 else None
 
-    def _tokens_to_end(self, matcher: LLMatcher, *, limit: int, first: int | None = None) -> int:
-        """Return how many tokens the shortest way to a complete text takes, after `first`; `limit` if that or more."""
-        trial = matcher.deep_copy()
-        if first is not None:
-            trial.consume_token(first)
-        count = 0
-        while not trial.is_stopped():
-            token = self._ending_token(trial, self._mask(trial))
-            count += 1
-            if token in self._end_ids or count >= limit:
-                return count
-            trial.consume_token(token)
-        return count
+    def _way_to_end(self, matcher: LLMatcher, *, limit: int, first: int | None = None) -> list[int] | None:
+        """Return the tokens of the shortest known way to a complete text, after `first`; None if over the limit."""
+        for choose in (self._ending_token, self._new_token):
+            trial, way, seen = matcher.deep_copy(), list[int](), set[bytes]()
+            if first is not None:
+                trial.consume_token(first)
+            while not trial.is_stopped() and len(way) < limit:
+                mask = self._mask(trial)
+                seen.add(mask.tobytes())
+                way.append(choose(trial, mask, seen))
+                if way[-1] in self._end_ids:
+                    return way
+                trial.consume_token(way[-1])
+            if trial.is_stopped():
+                return way
+        return None
 
-    def _ending_token(self, matcher: LLMatcher, mask: Mask) -> int:
+    def _new_token(self, matcher: LLMatcher, mask: Mask, seen: set[bytes]) -> int:
+        """Return a token after which other tokens may come than before, such as the `@` of an address."""
+        direct = self._ending_token(matcher, mask, seen)
+        letter = self._steps.get(LETTER)
+        is_in_string = letter is not None and mask[letter]
+        ends = ('"',) if is_in_string else ('"', "}", "]")
+        if direct in self._end_ids or direct in (self._steps.get(text) for text in ends):
+            return direct
+        for token in self._steps.values():
+            if token < len(mask) and mask[token]:
+                trial = matcher.deep_copy()
+                trial.consume_token(token)
+                if trial.is_stopped() or self._mask(trial).tobytes() not in seen:
+                    return token
+        return direct
+
+    def _ending_token(self, matcher: LLMatcher, mask: Mask, seen: set[bytes]) -> int:
         end = next((token for token in self._end_ids if mask[token]), None)
         if end is not None:
             return end

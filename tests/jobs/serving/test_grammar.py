@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import random
+import string
+from typing import Any
 
 import pytest
 
@@ -10,6 +13,8 @@ from backend.domain.serving.protocol import Constraint
 from backend.errors import InvalidInput
 from jobs.serving.grammar import GrammarMatcher, Grammars
 from tests.support.networks.serving_networks import END_ID, make_tokenizer
+
+LETTERS = frozenset(make_tokenizer()(string.ascii_lowercase + string.digits)["input_ids"])
 
 
 @pytest.mark.parametrize("size", [260, 287, 288, 289, 320])
@@ -125,6 +130,44 @@ def _write(matcher: GrammarMatcher, token: int, *, count: int) -> None:
     for _ in range(count):
         matcher.allowed()
         matcher.take(token)
+
+
+FORMS: dict[str, Any] = {
+    "email": {"type": "string", "format": "email"},
+    "duration": {"type": "string", "format": "duration"},
+    "date-time": {"type": "string", "format": "date-time"},
+    "uri": {"type": "string", "format": "uri"},
+    "multiple": {"type": "integer", "multipleOf": 7, "minimum": 1},
+    "multiple of 100": {"type": "integer", "multipleOf": 100, "minimum": 1},
+    "part of a pattern": {"type": "string", "pattern": "^[a-c]+-[0-9]{3,}x$"},
+}
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+@pytest.mark.parametrize("budget", [45, 70, 200])
+def test_a_form_that_must_contain_a_rare_character_is_closed_before_the_tokens_run_out(form: Any, budget: int) -> None:
+    nested = {"type": "object", "properties": {"a": form, "n": {"type": "integer"}}, "required": ["a", "n"]}
+    for value in (form, nested):
+        for seed in range(4):
+            matcher = _matcher("json_schema", json.dumps(value))
+            matcher.budget = budget
+            answer = _draw(matcher, seed=seed)
+            assert matcher.complete_at is not None, answer
+            last = json.loads(answer)
+            last = last if value is form else last["a"]
+            assert "multipleOf" not in form or last % form["multipleOf"] == 0
+
+
+def _draw(matcher: GrammarMatcher, *, seed: int) -> str:
+    """Draw the tokens of an answer: letters and digits more often than what ends a text."""
+    drawn, tokens = random.Random(seed), list[int]()
+    for _ in range(matcher.budget or 0):
+        allowed = matcher.allowed().nonzero().flatten().tolist()
+        tokens.append(drawn.choice([token for token in allowed if token in LETTERS] or allowed))
+        matcher.take(tokens[-1])
+        if matcher.complete_at is not None:
+            break
+    return make_tokenizer().decode(tokens, skip_special_tokens=True)
 
 
 def test_a_constraint_is_read_once_for_all_answers_of_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
