@@ -80,7 +80,9 @@ def _pieces(tokens: list[int], *, prompt: list[int] | None = None) -> list[str]:
     ("count", "text"),
     [(2, "�"), (4, "🙂"), (5, "🙂�"), (6, "🙂�"), (7, "🙂�"), (8, "🙂🙂"), (9, "🙂🙂�"), (14, "🙂🙂🙂�")],
 )
-@pytest.mark.parametrize("prompt", [[], FALLBACK("a")["input_ids"], FALLBACK("🙂🙂")["input_ids"]], ids=["", "a", "🙂🙂"])
+@pytest.mark.parametrize(
+    "prompt", [[], FALLBACK("a")["input_ids"], FALLBACK("🙂🙂")["input_ids"]], ids=["", "a", "🙂🙂"]
+)
 def test_an_answer_cut_within_a_character_ends_with_one_replacement(count: int, text: str, prompt: list[int]) -> None:
     pieces = _pieces(FALLBACK("🙂🙂🙂🙂")["input_ids"][1:][:count], prompt=prompt)
     assert "".join(pieces) == text
