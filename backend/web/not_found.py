@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import html
-from collections.abc import Collection
+from collections.abc import Mapping
 
 from starlette.datastructures import Headers
 from starlette.responses import HTMLResponse
@@ -30,8 +30,8 @@ h1 {{ font-size:1.35rem; margin:0 0 .6rem }} p {{ margin:.4rem 0 }} a {{ color:v
 class UnknownPages:
     """Answer 404 where Streamlit would serve the page application for an unknown address."""
 
-    def __init__(self, app: ASGIApp, *, addresses: Collection[str]) -> None:
-        self.app, self.addresses = app, frozenset(addresses)
+    def __init__(self, app: ASGIApp, *, addresses: Mapping[str, str]) -> None:
+        self.app, self.addresses = app, addresses
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path", "")
@@ -51,12 +51,12 @@ class UnknownPages:
         await self.app(scope, receive, send_or_replace)
 
 
-def not_found_page(path: str, addresses: Collection[str]) -> HTMLResponse:
-    """Return the page with a link back, and the address that was probably meant."""
-    near = difflib.get_close_matches(path.lower().rstrip("/"), sorted(addresses), n=1, cutoff=0.6)
-    link = "".join(
-        f'<p>Did you mean <a href="{html.escape(address)}">{html.escape(address)}</a>?</p>' for address in near
-    )
+def not_found_page(path: str, addresses: Mapping[str, str]) -> HTMLResponse:
+    """Return the page with a link back, and the address that was probably meant, by a word of its title or its own."""
+    address = path.lower().strip("/")
+    titled = [other for other, title in addresses.items() if address in title.lower().split()]
+    near = titled[:1] or difflib.get_close_matches(f"/{address}", sorted(addresses), n=1, cutoff=0.6)
+    link = "".join(f'<p>Did you mean <a href="{html.escape(meant)}">{html.escape(meant)}</a>?</p>' for meant in near)
     return HTMLResponse(PAGE.format(path=html.escape(path), near=link), status_code=404)
 
 

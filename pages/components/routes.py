@@ -128,9 +128,9 @@ def icon_of(script: str) -> str:
     return next(page.icon for page in listed_pages() if page.script == script)
 
 
-def addresses() -> list[str]:
-    """Return the addresses of all pages."""
-    return [address(page.script) for page in listed_pages()]
+def addresses() -> dict[str, str]:
+    """Return the titles of all pages by address."""
+    return {address(page.script): page.title for page in listed_pages()}
 
 
 def help_address(url_path: str) -> str:

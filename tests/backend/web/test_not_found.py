@@ -41,6 +41,7 @@ def test_an_unknown_page_is_a_404_with_a_link_back(path: str) -> None:
 
 def test_the_address_that_was_probably_meant_is_offered() -> None:
     assert 'href="/datasets"' in client.get("/dataset").text
+    assert 'href="/people"' in client.get("/keys").text
 
 
 def test_the_address_is_shown_as_text() -> None:

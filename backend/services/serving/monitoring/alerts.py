@@ -297,7 +297,7 @@ def _budgets(ctx: Context) -> Iterator[AlertCondition]:
             if used >= 0.8 * budget:
                 severity = "critical" if used >= budget else "warning"
                 word = "token" if unit == "tokens" else "dollar"
-                message = f"Key {key.name}: {percent(used / budget)} of its {word} budget for this {period} used"
+                message = f"Key “{key.name}”: {percent(used / budget)} of its {word} budget for this {period} used"
                 yield AlertCondition(f"budget:{key.id}:{unit}:{period}:{severity}", "budget", severity, message)
 
 

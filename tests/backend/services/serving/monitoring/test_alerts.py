@@ -246,7 +246,7 @@ def test_a_lost_replica_is_an_alert_after_a_minute_and_a_spent_budget_at_once(ct
     add_usage(ctx, [UsageRow("u", "tales", grant.id, None, 80, 5, None, 1.0, "finished", ctx.now())])
     watch = AlertWatch()
     kinds = {text.split(": ")[1] for text in watch.check(ctx)}
-    assert "Key bot" in kinds
+    assert "Key “bot”" in kinds
     assert "tales" not in kinds
     later = ctx.now() + timedelta(seconds=61)
     assert watch.check(replace(ctx, now=lambda: later)) == ["firing: tales: 0 of 2 replicas ready"]
