@@ -51,7 +51,7 @@ from backend.gateway.dialects.responses import (
 )
 from backend.gateway.dialects.scores import RerankBody, ScoreBody, collect_scores
 from backend.gateway.directory import Directory, ModelEntry, Principal
-from backend.gateway.errors import ApiError, ErrorStyle, invalid_key, unavailable
+from backend.gateway.errors import INPUT_ERRORS, PROMPT_ERRORS, ApiError, ErrorStyle, invalid_key, unavailable
 from backend.gateway.feedback import FeedbackBody, post_feedback
 from backend.gateway.keys import KeyCheck, KeyGate, OpenAnswers, check_scope
 from backend.gateway.limits import LimitStore, MemoryLimits
@@ -225,8 +225,8 @@ class Gateway:
             answer = ResponseAnswer(body, exchange, keep)
             events = self._logged_events(request, generation, exchange)
         if body.stream:
-            return StreamedAnswer(answer.stream(events), self._holding(request, exchange))
-        return self._whole(request, exchange, partial(answer.collect, events))
+            return StreamedAnswer(answer.stream(events), self._holding(request, exchange), errors=INPUT_ERRORS)
+        return self._whole(request, exchange, partial(answer.collect, events), errors=INPUT_ERRORS)
 
     async def stored_response(self, request: Request) -> Response:
         """Answer GET and DELETE /v1/responses/ID, and GET /v1/responses/ID/input_items."""
@@ -275,7 +275,7 @@ class Gateway:
             events = self._events(await call.generation(), call.exchange)
             as_base64 = call.body.encoding_format == "base64"
             collect = partial(collect_embeddings, events, exchange=call.exchange, as_base64=as_base64)
-            return self._whole(request, call.exchange, collect)
+            return self._whole(request, call.exchange, collect, errors=INPUT_ERRORS)
 
     async def score(self, request: Request) -> Response:
         """Answer POST /v1/score."""
@@ -347,9 +347,12 @@ class Gateway:
     async def _answer(self, http: Request, call: Call[ChatBody | CompletionBody], *, form: AnswerForm) -> Response:
         exchange = call.exchange
         events = self._logged_events(http, await call.generation(), exchange, kind=form.kind)
+        errors = PROMPT_ERRORS if form.kind == "text" else None
         if call.body.stream:
-            return StreamedAnswer(stream_answer(events, form=form, exchange=exchange), self._holding(http, exchange))
-        return self._whole(http, exchange, partial(collect_answer, events, form=form, exchange=exchange))
+            chunks = stream_answer(events, form=form, exchange=exchange)
+            return StreamedAnswer(chunks, self._holding(http, exchange), errors=errors)
+        collect = partial(collect_answer, events, form=form, exchange=exchange)
+        return self._whole(http, exchange, collect, errors=errors)
 
     def _whole(
         self,
@@ -478,7 +481,10 @@ async def every(seconds: float, step: Callable[[], Awaitable[None]]) -> None:
 
 
 def _errors_of(request: Request) -> ErrorStyle:
-    return MESSAGES_ERRORS if request.url.path.startswith("/v1/messages") else ErrorStyle()
+    path = request.url.path
+    if path.startswith("/v1/messages"):
+        return MESSAGES_ERRORS
+    return INPUT_ERRORS if path.startswith(("/v1/responses", "/v1/embeddings")) else ErrorStyle()
 
 
 async def _answer_api_error(request: Request, error: Exception) -> Response:
@@ -490,6 +496,12 @@ async def _answer_http_error(request: Request, error: Exception) -> Response:
     if status == 404:
         unknown = ApiError(404, f"There is no {request.method} {request.url.path} here.", code="unknown_url")
         return _errors_of(request).response(unknown)
+    if status == 405 and isinstance(error, HTTPException):
+        allowed = (error.headers or {}).get("Allow", "")
+        message = f"There is no {request.method} at {request.url.path}; it takes {allowed}."
+        response = _errors_of(request).response(ApiError(405, message, code="method_not_allowed"))
+        response.headers["Allow"] = allowed
+        return response
     return _errors_of(request).response(ApiError(status, str(getattr(error, "detail", error)), code=None))
 
 

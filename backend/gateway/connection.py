@@ -10,8 +10,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from backend.domain.wording import shorten
 from backend.gateway.errors import ApiError, ErrorStyle
 
+SHOWN = 40  # characters of a header in an error
 Holding = Callable[["_WhileConnected"], AbstractContextManager[None]]
 
 
@@ -123,16 +125,20 @@ async def _disconnected(receive: Receive) -> None:
 
 
 async def read_json(request: Request, *, max_bytes: int) -> bytes:
-    """Return the body of a request. Raises ApiError for another type of content, and above `max_bytes`."""
+    """Return the body of a request. Raises ApiError for another type or encoding of content, and above `max_bytes`."""
     # A cross-origin page can make a browser post text/plain, but not this type without a preflight request.
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise ApiError(415, "Send the body with Content-Type: application/json.", code="unsupported_media_type")
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding != "identity":
+        message = f"A body in Content-Encoding: {shorten(encoding, SHOWN)} is not read. Send it as it is, without."
+        raise ApiError(415, message, code="unsupported_media_type")
     body = bytearray()
     try:
         async for piece in request.stream():
             body += piece
             if len(body) > max_bytes:
-                raise ApiError(413, f"The body is larger than {max_bytes} bytes.", code="body_too_large")
+                raise ApiError(413, f"The body is larger than {max_bytes:,} bytes.", code="body_too_large")
     except ClientDisconnect as error:  # the client has left
         raise ApiError(400, "The body was not sent to its end.", code="body_incomplete") from error
     return bytes(body)

@@ -55,6 +55,25 @@ class ErrorStyle:
     event: Callable[[ApiError], bytes] = lambda error: b"data: " + to_json(error.body()) + b"\n\n"
 
 
+def _naming(error: ApiError, field: str) -> ApiError:
+    """Return an error of a prompt with the name that the prompt has at an endpoint."""
+    if error.param not in ("messages", "prompt") or error.code == "unknown_parameter":
+        return error
+    return ApiError(error.status, error.message, code=error.code, param=field, retry_after_s=error.retry_after_s)
+
+
+def _errors_naming(field: str) -> ErrorStyle:
+    plain = ErrorStyle()
+    return ErrorStyle(
+        response=lambda error: plain.response(_naming(error, field)),
+        event=lambda error: plain.event(_naming(error, field)),
+    )
+
+
+INPUT_ERRORS, PROMPT_ERRORS = _errors_naming("input"), _errors_naming("prompt")
+"""Errors of endpoints whose prompt is `input`, as of `/v1/responses` and `/v1/embeddings`, or `prompt`."""
+
+
 def _type_of(status: int) -> str:
     if status == 429:
         return "rate_limit_error"

@@ -17,7 +17,7 @@ from functools import partial
 from typing import Protocol
 
 from backend.domain.serving.protocol import GenerateRequest
-from backend.domain.wording import format_usd
+from backend.domain.wording import format_usd, plural
 from backend.gateway.directory import Directory, Principal
 from backend.gateway.errors import ApiError, key_revoked
 from backend.gateway.limits import Demand, LimitStore, Refusal
@@ -284,7 +284,7 @@ def limit_reached(refusal: Refusal, demand: Demand) -> ApiError:
         )
         return ApiError(429, message, code="insufficient_quota", retry_after_s=wait)
     if refusal.limit == "concurrency":
-        message = f"This key has {refusal.used:.0f} open requests, its limit. Wait until one has ended."
+        message = f"This key has {plural(round(refusal.used), 'open request')}, its limit. Wait until one has ended."
     elif refusal.limit == "requests":
         message = f"This key's limit is {refusal.allowed:,.0f} requests per minute. Try again in {wait} s."
     elif demand.tokens > refusal.allowed:  # no wait helps, and clients wait and try again by themselves after a 429

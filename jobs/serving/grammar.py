@@ -18,7 +18,7 @@ import torch
 from llguidance import LLMatcher, LLTokenizer
 from llguidance.hf import from_tokenizer
 
-from backend.domain.serving.protocol import Constraint
+from backend.domain.serving.protocol import Constraint, on_one_line
 from backend.errors import InvalidInput
 from jobs.serving.grammar_cost import check_cost
 
@@ -112,7 +112,7 @@ def _take_first_token(matcher: LLMatcher, *, size: int) -> None:
 
 
 def _reason(matcher: LLMatcher) -> str:
-    reason = str(matcher.get_error()).split("\n")[0][:300]
+    reason = on_one_line(str(matcher.get_error()))
     return "no text has this form" if reason == "NoExtensionBias" else reason
 
 

@@ -34,6 +34,7 @@ from backend.domain.serving.protocol import (
     MAX_SEED,
     MIN_REPETITION_PENALTY,
     ChatMessage,
+    on_one_line,
 )
 from backend.domain.validation import StoredRecord, is_stored
 from backend.domain.wording import plural, shorten
@@ -197,7 +198,7 @@ def _check_schema(text: str) -> None:
     except (ValueError, RecursionError) as error:
         problem = str(error)
     if problem:
-        raise ValueError(f"answers can't follow this schema: {problem.splitlines()[0][:200]}")
+        raise ValueError(f"answers can't follow this schema: {on_one_line(problem)}")
 
 
 def _check_tools(text: str) -> None:

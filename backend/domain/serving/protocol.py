@@ -8,6 +8,7 @@ its end.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ MAX_STOP_STRINGS = 64
 MAX_STOP_TOKENS = 128
 MAX_SEED = 2**63 - 1
 MAX_CHOICES = 128
+MAX_REASON = 300  # characters
+_PLACE = re.compile(r"[ ^-]*|\s*\d+ \| .*")
 MAX_PROMPTS = 2048
 MAX_IDS = 2**20
 MAX_LOGPROBS = 20
@@ -116,6 +119,12 @@ class Constraint(_Frozen):
 
     kind: Literal["json_schema", "json_object", "regex", "lark"]
     value: str = Field(default="", max_length=200_000)
+
+
+def on_one_line(reason: str) -> str:
+    """Return a library's reason against a constraint without the lines that mark the place in its text."""
+    lines = (line.strip() for line in reason.splitlines() if not _PLACE.fullmatch(line))
+    return shorten(" ".join(lines), MAX_REASON)
 
 
 class SamplingParams(_Frozen):
@@ -429,19 +438,24 @@ def parse_event(line: bytes | str) -> GenerationEvent:
 
 
 SHOWN = 40  # characters of a value that an error repeats
-_ALTERNATIVE = re.compile(r"(str|int|constrained-(str|int)|nullable|list\[.*\]|(function-|tagged-union|union).*)$")
+_ALTERNATIVE = re.compile(
+    r"(\[key\]|str|int|constrained-(str|int)|nullable|list\[.*\]|(function-|tagged-union|union).*)$"
+)
 
 
 def first_problem(errors: list[Any]) -> tuple[str, str]:
     """Return (field, message) of the first of pydantic's `errors()`, the field in dotted form such as
     `messages.0.content`.
 
-    For a union, pydantic reports an error per type; the error of the matching type is returned.
+    For a union, pydantic reports an error per type; that of the matching type is returned, or where none matches that
+    of the type whose list goes furthest.
     """
     same_field = [error for error in errors if error["loc"][:1] == errors[0]["loc"][:1]]
-    error = next((error for error in same_field if not str(error["type"]).endswith("_type")), errors[0])
+    furthest = max(same_field, key=lambda error: [part for part in error["loc"] if isinstance(part, int)])
+    error = next((error for error in same_field if not str(error["type"]).endswith("_type")), furthest)
     parts = [str(part) for part in error["loc"] if not _ALTERNATIVE.match(str(part))]
     message, value = describe_fault(error), error.get("input")
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        message += f", not {shorten(str(value), SHOWN)}"
+    is_other_type = isinstance(value, str | bool) and str(error["type"]).endswith("_type")
+    if is_other_type or (isinstance(value, int | float) and not isinstance(value, bool)):
+        message += f", not {shorten(json.dumps(value), SHOWN)}"
     return ".".join(parts), message

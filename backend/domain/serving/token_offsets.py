@@ -22,7 +22,7 @@ class TokenOffsets:
 
     def __init__(self, text: str | None = None) -> None:
         self._rest = None if text is None else text.encode(errors="replace")
-        self._at, self._characters = 0, 0
+        self._at, self._characters, self._is_first = 0, 0, True
 
     @property
     def is_complete(self) -> bool:
@@ -44,7 +44,9 @@ class TokenOffsets:
             if self._at == 0 and piece[:1] == b" " and self._rest.startswith(piece[1:]):
                 piece = piece[1:]
             begins_at = self._rest.find(piece, self._at, self._at + len(piece) + RESUMES_WITHIN)
-            if begins_at < 0 or self.is_complete:
+            # a begin token that the text names too, but later, is one that the tokenizer put before it
+            is_before, self._is_first = self._is_first and begins_at > 0, False
+            if begins_at < 0 or is_before or self.is_complete:
                 return self._characters
             self._pass(self._rest[self._at : begins_at])
             self._at = begins_at

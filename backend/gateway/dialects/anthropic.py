@@ -7,7 +7,7 @@ import re
 from collections.abc import AsyncGenerator
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 from starlette.responses import JSONResponse, Response
 
 from backend.domain.json_values import JsonObject
@@ -34,6 +34,7 @@ from backend.gateway.dialects.completions import (
     schema_constraint,
     template_call,
     template_tool,
+    with_own_names,
 )
 from backend.gateway.dialects.fields import FEW, MAX_ITEMS, ModelName, OpenObject, StrictBody, TokenCount
 from backend.gateway.errors import ApiError, ErrorStyle
@@ -171,7 +172,7 @@ class CountBody(StrictBody):
     model: ModelName
     messages: Annotated[list[AnthropicMessage], Field(min_length=1, max_length=MAX_ITEMS, fail_fast=True)]
     system: str | Annotated[list[TextBlock], FEW] | None = None
-    tools: Annotated[list[AnthropicTool], Field(max_length=128)] | None = None
+    tools: Annotated[list[AnthropicTool], Field(max_length=128), AfterValidator(with_own_names)] | None = None
     tool_choice: AnthropicToolChoice | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None

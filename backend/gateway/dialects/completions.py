@@ -10,11 +10,12 @@ from __future__ import annotations
 import gc
 import json
 import re
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, Strict, ValidationError, field_validator
 from pydantic_core import from_json
 
 from backend.domain.names import nearest_name
@@ -158,6 +159,25 @@ def choose_tool(
     if mode == "required" and not names:
         raise ValueError(f"{word!r} needs at least one tool")
     return ToolChoice(mode=mode, name=name)
+
+
+class NamedToolBody(Protocol):
+    """A tool of any dialect."""
+
+    def as_template_tool(self) -> dict[str, Any]:
+        """Return the tool as chat templates expect it."""
+
+
+Tool = TypeVar("Tool", bound=NamedToolBody)
+
+
+def with_own_names(tools: list[Tool]) -> list[Tool]:
+    """Return tools, or raise ValueError where two have the same name: a call could mean either."""
+    counts = Counter(tool.as_template_tool()["function"]["name"] for tool in tools)
+    twin = next((name for name, count in counts.items() if count > 1), None)
+    if twin is not None:
+        raise ValueError(f"two tools are named {twin!r}; give each a name of its own")
+    return tools
 
 
 def template_tool(name: str, description: str | None, parameters: Mapping[str, object] | None) -> dict[str, object]:
@@ -348,7 +368,11 @@ class _Body(StrictBody):
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     logit_bias: (
-        Annotated[dict[TokenId, Annotated[float, Field(ge=-100, le=100)]], BeforeValidator(_few_biases)] | None
+        Annotated[
+            dict[Annotated[TokenId, Strict(False)], Annotated[float, Field(ge=-100, le=100)]],
+            BeforeValidator(_few_biases),
+        ]
+        | None
     ) = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     stream: bool = False
@@ -419,7 +443,7 @@ class ChatBody(_Body):
     max_completion_tokens: TokenCount | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
-    tools: Annotated[list[ToolBody], Field(max_length=128)] | None = None
+    tools: Annotated[list[ToolBody], Field(max_length=128), AfterValidator(with_own_names)] | None = None
     tool_choice: ToolChoiceBody | None = None
     parallel_tool_calls: bool | None = None
     modalities: Annotated[list[str], FEW] | None = None
@@ -625,6 +649,8 @@ def parse_body(raw: bytes, kind: type[Body]) -> Body:
             listed = f" (the fields are {', '.join(kind.model_fields)})" if is_short else ""
             message = f"this field is not served here; leave it out{f', or is it {near}?' if near else ''}{listed}"
         code = "unknown_parameter" if is_unknown else "invalid_value"
+        if errors[0]["type"] == "model_type" and not field:
+            message = "The body must be an object."
         raise ApiError(400, f"{field}: {message}" if field else message, code=code, param=field or None) from error
 
 

@@ -45,10 +45,15 @@ HARMLESS = frozenset(
 """Fields that change no answer, with any value."""
 
 
-class StrictBody(BaseModel):
-    """A body whose unknown fields are refused, except those without a value."""
+def _whole(value: object) -> object:
+    """Return 5 for 5.0, which JSON does not tell apart."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+class StrictBody(BaseModel):
+    """A body whose unknown fields are refused, except those without a value; a number is no text and no boolean."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
     neutral: ClassVar[dict[str, tuple[Any, ...]]] = {}
 
     @model_validator(mode="before")
@@ -69,4 +74,4 @@ class StrictBody(BaseModel):
                 or any(type(value) in (int, float, bool, str) and value == v for v in cls.neutral.get(name, ()))
             )
 
-        return {name: value for name, value in values.items() if not changes_nothing(name, value)}
+        return {name: _whole(value) for name, value in values.items() if not changes_nothing(name, value)}

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 from uuid import uuid4
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, field_validator
 
 from backend.domain.json_values import JsonObject
 from backend.domain.serving.protocol import (
@@ -51,6 +51,7 @@ from backend.gateway.dialects.completions import (
     schema_constraint,
     template_call,
     template_tool,
+    with_own_names,
 )
 from backend.gateway.dialects.fields import FEW, ModelName, OpenObject, StrictBody, TokenCount
 from backend.gateway.directory import Directory, Principal
@@ -184,7 +185,7 @@ class ResponsesBody(StrictBody):
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     include: Annotated[list[str], FEW] | None = None
-    tools: Annotated[list[ResponseTool], Field(max_length=128)] | None = None
+    tools: Annotated[list[ResponseTool], Field(max_length=128), AfterValidator(with_own_names)] | None = None
     tool_choice: Literal["none", "auto", "required"] | FunctionChoice | None = None
     parallel_tool_calls: bool | None = None
     text: TextOptions | None = None

@@ -264,7 +264,8 @@ def test_a_body_over_the_cap_is_413_declared_or_not(scene: Scene) -> None:
     headers = {"Content-Type": "application/json"}
     response = httpx2.post(f"{scene.url}/v1/chat/completions", content=pieces(), headers=headers)
     assert response.status_code == 413
-    assert response.json()["error"]["code"] == "body_too_large"
+    error = response.json()["error"]
+    assert (error["code"], error["message"]) == ("body_too_large", "The body is larger than 100,000 bytes.")
 
 
 def test_a_web_page_elsewhere_can_not_use_a_gateway_without_keys(scene: Scene) -> None:

@@ -218,12 +218,12 @@ def test_placeholder_keys_are_accepted_where_no_key_is_required(key: str) -> Non
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ({"temperature": "hot"}, "temperature: must be a number"),
+        ({"temperature": "hot"}, 'temperature: must be a number, not "hot"'),
         ({"temperature": 9}, "temperature: must be at most 2, not 9"),
         ({"max_tokens": -1}, "max_tokens: must be at least 1, not -1"),
-        ({"messages": "hello"}, "messages: must be a list"),
+        ({"messages": "hello"}, 'messages: must be a list, not "hello"'),
         ({"messages": []}, "messages: must have at least 1 entry"),
-        ({"stream": "perhaps"}, "stream: must be true or false"),
+        ({"stream": "perhaps"}, 'stream: must be true or false, not "perhaps"'),
     ],
 )
 def test_what_is_wrong_with_a_field_is_told_in_words(scene: Scene, body: dict[str, Any], message: str) -> None:

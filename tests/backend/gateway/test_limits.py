@@ -352,3 +352,9 @@ def test_a_smaller_answer_is_proposed_only_while_something_of_a_budget_is_left(u
     refusal = Refusal("budget", 0.0005, used, 60, unit="usd", period="day")
     demand = Demand("r", "k", KeyLimits(), tokens=10, usd=0.0001, now=0.0)
     assert words in limit_reached(refusal, demand).message
+
+
+def test_one_open_request_is_one() -> None:
+    demand = Demand("r", "k", KeyLimits(), tokens=10, usd=0.0, now=0.0)
+    assert "has 1 open request, its limit" in limit_reached(Refusal("concurrency", 1, 1, 1), demand).message
+    assert "has 2 open requests, its limit" in limit_reached(Refusal("concurrency", 2, 2, 1), demand).message

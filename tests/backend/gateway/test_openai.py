@@ -22,6 +22,7 @@ from tests.support.serving_replica import TOKEN, RunningReplica
 
 HELLO: list[Any] = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]
 GREEDY: dict[str, Any] = {"model": "tiny", "messages": HELLO, "temperature": 0, "max_tokens": 20}
+TOOL: dict[str, Any] = {"type": "function", "function": {"name": "look"}}
 
 
 @pytest.fixture(scope="module")
@@ -286,6 +287,75 @@ def test_a_bad_body_is_400_and_names_the_field(client: openai.OpenAI, change: di
     assert error["param"].startswith(field)
     assert field in error["message"]
     assert set(error) == {"message", "type", "param", "code"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"max_tokens": True}, "max_tokens: must be a whole number, not true"),
+        ({"max_tokens": "5"}, 'max_tokens: must be a whole number, not "5"'),
+        ({"temperature": "hot"}, 'temperature: must be a number, not "hot"'),
+        ({"temperature": True}, "temperature: must be a number, not true"),
+        ({"stream": "yes"}, 'stream: must be true or false, not "yes"'),
+        ({"logprobs": 1}, "logprobs: must be true or false, not 1"),
+        ({"logit_bias": {"abc": 1}}, "logit_bias.abc: must be a whole number"),
+        ({"tools": [TOOL, TOOL]}, "tools: two tools are named 'look'; give each a name of its own"),
+    ],
+    ids=str,
+)
+def test_a_value_of_another_type_is_refused(url: str, change: dict[str, Any], message: str) -> None:
+    response = _post(url, "chat/completions", {**GREEDY, **change})
+    error = response.json()["error"]
+    assert (response.status_code, error["message"], error["param"]) == (400, message, message.partition(":")[0])
+
+
+@pytest.mark.parametrize("path", ["responses", "messages"])
+def test_two_tools_of_one_name_are_refused_by_every_api(url: str, path: str) -> None:
+    schema = {"type": "object"}
+    tool = {"name": "look", **({"input_schema": schema} if path == "messages" else {"type": "function"})}
+    body = {"model": "tiny", "input": "Hi"} if path == "responses" else {**GREEDY, "max_tokens": 4}
+    response = _post(url, path, {**body, "tools": [tool, tool]})
+    assert response.status_code == 400
+    assert "two tools are named 'look'" in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(("path", "name"), [("responses", "input"), ("embeddings", "input"), ("completions", "prompt")])
+def test_a_prompt_beyond_the_context_names_the_field_of_its_endpoint(url: str, path: str, name: str) -> None:
+    error = _post(url, path, {"model": "tiny", name: "x" * 5000}).json()["error"]
+    assert (error["code"], error["param"]) == ("context_length_exceeded", name)
+
+
+def test_a_body_that_is_no_object_is_refused_as_such(url: str) -> None:
+    assert _post(url, "chat/completions", [1]).json()["error"]["message"] == "The body must be an object."
+
+
+def test_a_compressed_body_is_415_with_its_cure(url: str) -> None:
+    response = _post(url, "chat/completions", GREEDY, **{"Content-Encoding": "gzip"})
+    assert response.status_code == 415
+    assert response.json()["error"]["message"] == (
+        "A body in Content-Encoding: gzip is not read. Send it as it is, without."
+    )
+
+
+def test_a_wrong_method_is_405_and_names_the_right_one(url: str) -> None:
+    response = httpx2.get(f"{url}/v1/chat/completions", headers={"Authorization": f"Bearer {KEY}"})
+    assert (response.status_code, response.headers["Allow"]) == (405, "POST")
+    error = response.json()["error"]
+    assert (error["message"], error["code"]) == (
+        "There is no GET at /v1/chat/completions; it takes POST.",
+        "method_not_allowed",
+    )
+
+
+def test_a_schema_that_cannot_be_read_is_refused_with_the_whole_reason(url: str) -> None:
+    schema = {"type": "string", "pattern": "^(?=a)b"}
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    message = _post(url, "chat/completions", {**GREEDY, "response_format": form}).json()["error"]["message"]
+    assert "^(?=a)b error: look-around, including look-ahead and look-behind, is not supported." in message
+
+
+def _post(url: str, path: str, body: Any, **headers: str) -> httpx2.Response:
+    return httpx2.post(f"{url}/v1/{path}", json=body, headers={"Authorization": f"Bearer {KEY}", **headers}, timeout=60)
 
 
 @pytest.mark.parametrize(

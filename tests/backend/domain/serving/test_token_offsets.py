@@ -16,8 +16,17 @@ from backend.domain.serving.token_offsets import TokenOffsets, token_bytes
         ("<|bos|>x", [b"<|bos|>", b"<|bos|>", b"x"], [0, 7, 7]),
         ("HELLO you", [b"hello", b" you"], [0, 5]),
         ("", [b"<|bos|>"], [0]),
+        ("</s><s>hello", [b"<s>", b"</s>", b"<s>", b"he", b"llo"], [0, 0, 4, 7, 9]),
     ],
-    ids=["special and split characters", "a space in front", "its own space", "spelt", "normalised", "empty"],
+    ids=[
+        "special and split characters",
+        "a space in front",
+        "its own space",
+        "spelt",
+        "normalised",
+        "empty",
+        "another first",
+    ],
 )
 def test_tokens_begin_where_the_text_has_them(text: str, pieces: list[bytes], begins: list[int]) -> None:
     offsets = TokenOffsets(text)
