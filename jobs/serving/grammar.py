@@ -24,7 +24,7 @@ from jobs.serving.grammar_cost import check_cost
 
 CLOSERS = ('"', "}", "]", ",", "a", "0", "1")  # tokens that bring JSON to its end, most direct first
 STEPS = ("a", "0", *(chr(code) for code in range(33, 127)))  # tokens to try where these lead to no end
-LETTER = "x"  # outside a string no JSON goes on with it
+LETTER = "x"  # JSON has it in strings alone
 MAX_END = 512  # tokens; texts that need more to end are not steered
 SLACK = 4  # tokens: one token may open two brackets
 COSTLY = {
@@ -216,13 +216,13 @@ class GrammarMatcher:
     def _way_to_end(self, matcher: LLMatcher, *, limit: int, first: int | None = None) -> list[int] | None:
         """Return the tokens of the shortest known way to a complete text, after `first`; None if over the limit."""
         for choose in (self._ending_token, self._new_token):
-            trial, way, seen = matcher.deep_copy(), list[int](), set[bytes]()
+            trial, way, masks = matcher.deep_copy(), list[int](), set[bytes]()
             if first is not None:
                 trial.consume_token(first)
             while not trial.is_stopped() and len(way) < limit:
                 mask = self._mask(trial)
-                seen.add(mask.tobytes())
-                way.append(choose(trial, mask, seen))
+                masks.add(mask.tobytes())
+                way.append(choose(trial, mask, masks))
                 if way[-1] in self._end_ids:
                     return way
                 trial.consume_token(way[-1])
@@ -230,9 +230,9 @@ class GrammarMatcher:
                 return way
         return None
 
-    def _new_token(self, matcher: LLMatcher, mask: Mask, seen: set[bytes]) -> int:
+    def _new_token(self, matcher: LLMatcher, mask: Mask, masks: set[bytes]) -> int:
         """Return a token after which other tokens may come than before, such as the `@` of an address."""
-        direct = self._ending_token(matcher, mask, seen)
+        direct = self._ending_token(matcher, mask, masks)
         letter = self._steps.get(LETTER)
         is_in_string = letter is not None and mask[letter]
         ends = ('"',) if is_in_string else ('"', "}", "]")
@@ -242,11 +242,11 @@ class GrammarMatcher:
             if token < len(mask) and mask[token]:
                 trial = matcher.deep_copy()
                 trial.consume_token(token)
-                if trial.is_stopped() or self._mask(trial).tobytes() not in seen:
+                if trial.is_stopped() or self._mask(trial).tobytes() not in masks:
                     return token
         return direct
 
-    def _ending_token(self, matcher: LLMatcher, mask: Mask, seen: set[bytes]) -> int:
+    def _ending_token(self, matcher: LLMatcher, mask: Mask, masks: set[bytes]) -> int:
         end = next((token for token in self._end_ids if mask[token]), None)
         if end is not None:
             return end

@@ -161,14 +161,14 @@ def choose_tool(
     return ToolChoice(mode=mode, name=name)
 
 
-class NamedToolBody(Protocol):
+class AnyTool(Protocol):
     """A tool of any dialect."""
 
     def as_template_tool(self) -> dict[str, Any]:
         """Return the tool as chat templates expect it."""
 
 
-Tool = TypeVar("Tool", bound=NamedToolBody)
+Tool = TypeVar("Tool", bound=AnyTool)
 
 
 def with_own_names(tools: list[Tool]) -> list[Tool]:
