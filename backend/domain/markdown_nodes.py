@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 from markdown_it import MarkdownIt
 from markdown_it.rules_block import StateBlock
-from markdown_it.rules_inline import StateInline
+from markdown_it.rules_inline import StateInline, newline
 from markdown_it.token import Token
 
 Node: TypeAlias = "str | list[str | list[Node]]"
@@ -41,11 +41,13 @@ ones cost little.
 """
 
 BLOCK_MATHS = {"$$": "$$", "\\[": "\\]"}
+UNBREAKABLE = "\u00a0"
 QUIET = frozenset(["text", "text_special"])
 
 
 def markdown_nodes(text: str) -> list[Node]:
-    """Return a text's Markdown as nodes: CommonMark with tables, strikethrough and TeX, each line break kept.
+    """Return a text's Markdown as nodes: CommonMark with tables, strikethrough and TeX, each line break kept with the
+    indentation after it.
 
     A text is one block of verbatim text if it is long (`MAX_CHARACTERS`), makes many nodes (`MAX_NODES`), nests deeper
     than the parser follows, or has so many brackets that parsing would be slow: 20,000 hostile characters take under a
@@ -115,6 +117,16 @@ def _element(token: Token) -> tuple[str, list[Node], str]:
             return (token.tag if token.tag in TAGS else "p"), kids, ""
 
 
+def _line_break(state: StateInline, silent: bool) -> bool:
+    """Read a line break, and keep the indentation after it: code without a fence is another program without."""
+    start = state.pos
+    if not newline(state, silent):
+        return False
+    if not silent:
+        state.pending += UNBREAKABLE * len(state.src[start + 1 : state.pos].expandtabs(4))
+    return True
+
+
 def _inline_maths(state: StateInline, silent: bool) -> bool:
     if state.src[state.pos] not in "$\\":
         return False
@@ -156,6 +168,7 @@ def _parser() -> MarkdownIt:
         ["table", "strikethrough"]
     )
     parser.disable(["html_block", "html_inline", "reference"])
+    parser.inline.ruler.at("newline", _line_break)
     parser.inline.ruler.before("escape", "maths", _inline_maths)
     parser.block.ruler.before("fence", "maths", _block_maths, {"alt": ["paragraph", "blockquote", "list"]})
     return parser

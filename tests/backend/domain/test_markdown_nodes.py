@@ -36,6 +36,14 @@ def test_emphasis_lists_and_code_become_their_tags() -> None:
     assert markdown_nodes("```python\nx = 1\n```") == [["pre", ["x = 1\n"], "python"]]
 
 
+def test_code_without_a_fence_keeps_its_indentation() -> None:
+    """Correct Python had looked as broken on the ballot as Python without indentation."""
+    (paragraph,) = markdown_nodes("def f(n):\n  if n == 1:\n\treturn False\n  return True")
+    texts = [node for node in paragraph[1] if isinstance(node, str)]
+    assert texts == ["def f(n):", "\u00a0\u00a0if n == 1:", "\u00a0" * 4 + "return False", "\u00a0\u00a0return True"]
+    assert markdown_nodes("- a\n  b") == [["ul", [["li", ["a", ["br", [], ""], "b"], ""]], ""]]
+
+
 def test_a_line_break_of_the_text_is_one_of_the_page() -> None:
     assert markdown_nodes("a\nb") == [["p", ["a", ["br", [], ""], "b"], ""]]
 
