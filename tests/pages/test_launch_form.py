@@ -13,7 +13,7 @@ from backend.services.jobs.workers import beat
 from pages.components.frame import plain
 from tests.support.launch_form import add_base, add_starter, keys, open_form, shown
 from tests.support.opening import open_page, words
-from tests.support.run_world import make_config, measure
+from tests.support.run_world import SHAPE, make_config, measure
 from tests.support.scenario import Scenario
 
 
@@ -256,6 +256,37 @@ def test_a_recipe_keeps_its_values_and_only_what_no_longer_fits_follows(site: Co
     assert page.selectbox(key="launch_recipe").value == "starter-pretrain"
     assert (after["learning_rate"], after["context"]) == (before["learning_rate"], before["context"])
     assert (after["eval_every"], after["checkpoint_every"]) == (2, 5)
+
+
+def test_a_recipe_outlives_another_architecture(site: Context, scenario: Scenario) -> None:
+    """Steps, learning rate, micro-batch, warm-up and name became defaults, and the recipe was none, without a word."""
+    add_starter(site)
+    scenario.parts()
+    page = open_page("build/launch.py")
+    assert "Changed from the recipe" not in words(page)
+    before = shown(page)
+    page.selectbox(key="launch_architecture").select("small").run()
+    after = shown(page)
+    assert page.selectbox(key="launch_recipe").value == "starter-pretrain"
+    changed = {path for path in before if before[path] != after[path]}
+    assert changed == {"architecture", "tokenizer", "context"}
+    assert after["context"] == SHAPE.context
+    assert f"Context is {SHAPE.context} now: this architecture's maximum." in words(page)
+    assert "Changed from the recipe: Architecture, Tokenizer, Context." in words(page)
+    page.selectbox(key="launch_architecture").select("pebblewick-1m").run()
+    assert shown(page) == before
+    assert "Changed from the recipe" not in words(page)
+    assert "Context is" not in words(page)
+
+
+def test_a_typed_context_outlives_another_architecture_and_is_refused(site: Context, scenario: Scenario) -> None:
+    add_starter(site)
+    scenario.parts()
+    page = open_page("build/launch.py")
+    page.number_input(key="launch_context").set_value(200).run()
+    page.selectbox(key="launch_architecture").select("small").run()
+    assert page.number_input(key="launch_context").value == 200
+    assert page.button(key="launch_go").disabled
 
 
 def test_steps_that_the_run_never_reaches_are_refused_at_their_field(scenario: Scenario) -> None:

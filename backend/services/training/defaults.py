@@ -65,6 +65,14 @@ def suggest_defaults(
     return {**values, **suggest_values(basis)}
 
 
+def find_max_context(
+    ctx: Context, *, architecture: str | ArchitectureConfig | None = None, base: str | None = None
+) -> int | None:
+    """Return the longest context of a base, or else of an architecture; None where it is not known."""
+    basis = Basis(Objective.PRETRAIN)
+    return (_with_base(ctx, basis, base) if base else _with_architecture(ctx, basis, architecture)).max_context
+
+
 def suggest_tokenizer(ctx: Context, architecture: str) -> str | None:
     """Return the name of the default tokenizer of an architecture, None if none fits.
 

@@ -17,11 +17,10 @@ from backend.services.context import Context, Person
 from backend.services.people.drafts import FormDraft, drop_draft, read_draft, save_draft
 from pages.components.frame import handled, plain
 from pages.components.training.config_fields import ON_FORM, PREFIX, get_choice, get_field, typed_fields
-from pages.components.training.run_form import fill_draft, form_origin
+from pages.components.training.run_form import PARTS, fill_draft, form_origin
 from pages.components.words import when
 
 FORM = "launch"
-PARTS = ("dataset", "architecture", "tokenizer", "base")
 _SAVED, _RESTORED, _WAITING = "launch_draft_saved", "launch_draft_restored", "launch_draft_waiting"
 
 

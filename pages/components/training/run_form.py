@@ -11,6 +11,7 @@ from uuid import uuid4
 import pandas as pd
 import streamlit as st
 from pydantic import ValidationError
+from streamlit.delta_generator import DeltaGenerator
 
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.architectures.cost import count_parameters
@@ -18,20 +19,21 @@ from backend.domain.architectures.published import PUBLISHED
 from backend.domain.jobs.states import ACTIVE
 from backend.domain.json_values import FieldValues
 from backend.domain.training.config import RunConfig, count_warmup_steps
-from backend.domain.training.config_fields import default_at, form_groups, value_at
+from backend.domain.training.config_fields import default_at, field_label, form_groups, value_at
 from backend.domain.training.config_sections import RewardRule
 from backend.domain.training.objectives import Objective, label_of
 from backend.domain.training.traits import FieldGroup
 from backend.domain.validation import validation_message
 from backend.domain.wording import list_first, plural, short
 from backend.errors import RoundhouseError
+from backend.recipes import RECIPES
 from backend.services.architectures import ArchitectureView, list_architectures
 from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import Context
 from backend.services.data.datasets import list_datasets, resolve_version
 from backend.services.data.views import VersionView
 from backend.services.tokenizers.tokenizers import TokenizerView, list_tokenizers
-from backend.services.training.defaults import suggest_defaults, suggest_tokenizer
+from backend.services.training.defaults import find_max_context, suggest_defaults, suggest_tokenizer
 from backend.services.training.row_preview import try_rewards
 from backend.services.training.views import list_runs
 from pages.components.checkpoints.offers import label_usable_first
@@ -44,6 +46,7 @@ from pages.components.training.config_fields import (
     draw_choice,
     draw_run_fields,
     forget_typed,
+    get_choice,
     get_field,
     mark_typed,
     set_choice,
@@ -52,13 +55,14 @@ from pages.components.training.config_fields import (
     typed_fields,
 )
 
-NAMED = 3
+NAMED, MANY_NAMED = 3, 8
 ABOVE_TABS = (FieldGroup.MAIN, FieldGroup.METHOD)
 ROWS, EDITOR = "launch_reward_rows", "launch_rewards"
 DEFAULT_PROMPTS = ("Once upon a time",)
 CHAT_PROMPTS = ("What can you help me with?",)
 LAST_VALID = "launch_last_valid"
 _ORIGIN, _BASIS, _SOURCES = "launch_origin", "launch_basis", "launch_sources"
+_SHORTENED = "launch_context_before"
 Origin = Literal["recipe", "copy", "defaults"]
 
 
@@ -72,8 +76,8 @@ class FormState:
 
 def fill_form(config: RunConfig, *, origin: Origin, typed: Collection[str] = ()) -> None:
     """Fill the form from a config; the next launch from it is a new run. `typed` are fields that new defaults don't
-    overwrite. After a recipe, defaults follow any other choice of parts; in a copy they follow the objective alone,
-    and learning rates and adapter the method.
+    overwrite. Of a recipe and a copied run, values follow another objective alone, learning rates and adapter the
+    method too, and the context is shortened to what another architecture or base holds.
     """
     _start(config.objective, origin)
     typed_fields().update(typed)
@@ -142,6 +146,7 @@ def draw_run_form(ctx: Context, *, named: bool = True, copied: RunConfig | None 
     )
     values["objective"] = objective.value
     _forget_requested_parts(objective)
+    place = st.container()
     values["dataset"] = _draw_dataset_choice(ctx, objective, missing)
     method = _draw_start(ctx, objective, values, missing)
     _follow_choices(ctx, objective, method, values)
@@ -150,6 +155,8 @@ def draw_run_form(ctx: Context, *, named: bool = True, copied: RunConfig | None 
     _clamp_warmup(groups)
     draw_run_fields([path for group in ABOVE_TABS for path in groups[group]], values)
     _draw_warmup(values)
+    _draw_shortened(values)
+    _draw_changes(place)
     if objective.samples:
         values.setdefault("grpo", {})["rewards"] = draw_rewards()
         draw_reward_trial(ctx, values["grpo"]["rewards"], dataset=values["dataset"], base=values.get("base"))
@@ -166,25 +173,31 @@ def _start(objective: Objective, origin: Origin) -> None:
     st.session_state.pop(_SOURCES, None)
     st.session_state.pop("launch_last_dataset", None)
     st.session_state.pop(LAST_VALID, None)
+    st.session_state.pop(_SHORTENED, None)
     forget_typed()
     set_defaults({})
     st.session_state[PREFIX + "objective"] = objective.value
 
 
 def _follow_choices(ctx: Context, objective: Objective, method: str, values: Mapping[str, Any]) -> None:
-    """Reset untouched fields to their defaults when objective, method, parts, or a value behind others change."""
+    """Reset untouched fields to their defaults when objective, method, parts, or a value behind others change; of a
+    recipe or a copied run only those that follow.
+    """
     network = [str(values.get(part) or "") for part in ("base", "architecture", "tokenizer")]
-    basis = [objective.value, method, str(values["dataset"] or ""), *network]
+    way = _CONTINUE if objective.pretrains and get_choice("start") == _CONTINUE else method
+    basis = [objective.value, way, str(values["dataset"] or ""), *network]
     before, origin = st.session_state.get(_BASIS), st.session_state.get(_ORIGIN)
     typed = typed_fields()
     sources = {path: get_field(path) for path in ON_FORM if path in typed}
     is_same = basis == before and (origin != "defaults" or sources == st.session_state.get(_SOURCES))
     st.session_state[_BASIS], st.session_state[_SOURCES] = basis, sources
-    if is_same or (before is None and origin != "defaults") or (origin == "copy" and basis[:2] == (before or [])[:2]):
+    if not is_same and before is not None and origin != "defaults" and basis[0] == before[0]:
+        _fit_context(ctx, values)
+    if is_same or (origin != "defaults" and (before is None or basis[:2] == before[:2])):
         _fit_cadence(typed)
         return
     parts = {part: values.get(part) for part in ("dataset", "base", "architecture", "tokenizer")}
-    keeps_others = origin == "copy" and basis[0] == (before or [None])[0]
+    keeps_others = origin != "defaults" and basis[0] == before[0]
     fixed = typed.union(path for path in ON_FORM if not _follows_method(path)) if keeps_others else typed
     chosen = {path: get_field(path) for path in ON_FORM if path in fixed and get_field(path) is not None}
     suggested = suggest_defaults(ctx, objective=objective, method=method, chosen=chosen, **parts)
@@ -202,6 +215,7 @@ def _follow_choices(ctx: Context, objective: Objective, method: str, values: Map
         usual = DEFAULT_PROMPTS if objective.pretrains else CHAT_PROMPTS
         st.session_state[PREFIX + "prompts"] = "\n".join(suggested.get("sample_prompts", usual))
     st.session_state[_ORIGIN] = "defaults"
+    st.session_state.pop(_SHORTENED, None)
     if st.session_state.get("launch_recipe"):  # the form no longer holds its values
         st.session_state["launch_recipe_left"] = True
         st.rerun()
@@ -209,6 +223,36 @@ def _follow_choices(ctx: Context, objective: Objective, method: str, values: Map
 
 def _follows_method(path: str) -> bool:
     return path.startswith("lora.") or path.endswith("learning_rate")
+
+
+def _fit_context(ctx: Context, values: Mapping[str, Any]) -> None:
+    """Shorten an untyped context to the maximum of the architecture or base; a longer one brings it back."""
+    context = st.session_state.pop(_SHORTENED, None) or get_field("context")
+    if "context" in typed_fields():
+        return
+    longest = find_max_context(ctx, architecture=values.get("architecture"), base=values.get("base"))
+    if context and longest and context > longest:
+        st.session_state[_SHORTENED] = context
+        set_field("context", longest)
+    else:
+        set_field("context", context)
+
+
+def _draw_shortened(values: FieldValues) -> None:
+    """Draw that the context was shortened, and why."""
+    if st.session_state.get(_SHORTENED) and "context" not in typed_fields():
+        owner = "base" if values.get("base") else "architecture"
+        st.caption(f":material/info: Context is {get_field('context'):,} now: this {owner}'s maximum.")
+
+
+def _draw_changes(place: DeltaGenerator) -> None:
+    """Draw which parts and fields are not the chosen recipe's."""
+    recipe = RECIPES.get(st.session_state.get("launch_recipe") or "")
+    if recipe is None:
+        return
+    changed = [*_changed_parts(recipe.config), *changed_labels(ON_FORM, recipe.config)]
+    if changed:
+        place.caption(f":material/edit: Changed from the recipe: {plain(list_first(changed, MANY_NAMED))}.")
 
 
 def _fit_cadence(typed: Collection[str]) -> None:
@@ -396,6 +440,7 @@ def draw_reward_trial(
             st.caption("Lengths count words until a base is chosen whose tokenizer can be read.")
 
 
+PARTS = ("dataset", "architecture", "tokenizer", "base")
 METHODS = {"full": "Full fine-tuning", "lora": "LoRA", "qlora": "QLoRA (4-bit base)"}
 _FROM_SCRATCH, _CONTINUE = "Train from scratch", "Continue from a checkpoint"
 _INLINE = "(inline, from the YAML)"
@@ -421,6 +466,18 @@ def _forget_requested_parts(objective: Objective) -> None:
     if st.session_state.setdefault("launch_requested_for", objective) != objective:
         st.session_state["launch_requested_for"] = objective
         st.session_state[_REQUESTED] = {}
+
+
+def _changed_parts(config: RunConfig) -> list[str]:
+    """Return the labels of the chosen parts that are not a config's, which may call a base by its run."""
+    return [
+        field_label(part)
+        for part in PARTS
+        if (chosen := st.session_state.get(PREFIX + part))
+        and chosen != (own := getattr(config, part))
+        and not (part == "base" and own and chosen.startswith(f"{own} · "))
+        and not (part == "architecture" and chosen in (_INLINE, f"{_PRESET}{own}"))
+    ]
 
 
 def _draw_dataset_choice(ctx: Context, objective: Objective, missing: list[str]) -> str | None:
