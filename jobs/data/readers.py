@@ -38,7 +38,7 @@ from backend.domain.data.rows.columns import table_columns
 from backend.domain.data.rows.problem import RowProblem
 from backend.domain.data.splits import Split
 from backend.errors import InvalidInput
-from backend.infra.files.encoding import Utf8Stream
+from backend.infra.files.encoding import Utf8Stream, own_encoding
 from backend.infra.files.local import Ignored, LocalListing, Member, OpenedMember, list_source
 from backend.infra.files.parquet import source_batches
 
@@ -133,7 +133,10 @@ class RowSource:
     sides: tuple[Split, ...] | None = None
 
     def __init__(self, path: Path, *, lines_are_prompts: bool = False, encoding: str | None = None) -> None:
-        """List the source. Raises what `backend.infra.files.local.list_source` raises."""
+        """List the source. Of several files, `encoding` is that of those that are not UTF-8.
+
+        Raises what `backend.infra.files.local.list_source` raises.
+        """
         self.listing: LocalListing = list_source(path)
         self.name = path.name
         self._prompts, self._encoding = lines_are_prompts, encoding
@@ -176,8 +179,12 @@ class RowSource:
             with _on_disk(member) as path:
                 yield from _table_blocks(member, path, mark, columns, table_bytes)
             return
+        encoding = self._encoding
+        if encoding and not self.listing.is_single:
+            with member.open() as opened:
+                encoding = own_encoding(opened.read, encoding)
         with member.open() as opened:
-            stream = _Reader(opened, Utf8Stream(opened.read, encoding=self._encoding, skip=opened.skip), self._spare)
+            stream = _Reader(opened, Utf8Stream(opened.read, encoding=encoding, skip=opened.skip), self._spare)
             if member.suffix == ".json":
                 yield from _json_blocks(stream, mark)
             elif member.suffix in (".csv", ".tsv"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from backend.domain.data.rows.conversations import describe_filtered
-from backend.domain.data.rows.problem import BadRow, RejectedRow, describe_rejected, most_frequent
+from backend.domain.data.rows.problem import BadRow, RejectedRow, describe_rejected, most_frequent, place_of
 from backend.errors import InvalidInput
 from jobs.data.writing import VersionTally
 
@@ -47,7 +47,7 @@ def nothing_usable(name: str, rejected: list[RejectedRow]) -> InvalidInput:
     """Return the error of a source without a usable row."""
     if not rejected:
         return InvalidInput(f"The file {name!r} holds no rows.", field="source")
-    reasons = "; ".join(f"{item.get('file', '')} row {item['row']}: {item['reason']}".strip() for item in rejected[:3])
+    reasons = "; ".join(f"{place_of(item)}: {item['reason']}" for item in rejected[:3])
     message = f"No row of {name!r} can be used. {reasons}."
     if all(" not UTF-8 (" in item["reason"] or "line contains a NUL" in item["reason"] for item in rejected[:3]):
         return InvalidInput(message, remedy="Choose its encoding: cp1252, utf-16-le or another.", field="encoding")

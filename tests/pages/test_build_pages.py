@@ -520,12 +520,30 @@ def test_a_file_in_another_encoding_gets_a_suggestion_and_columns_of_its_own(sit
     app = open_page("build/datasets.py", **{"import": "1"})
     file = ("Nr.;Antwort – kurz\n" + rows).encode("cp1252")
     app.file_uploader(key="import_file").upload("antworten.csv", file, "text/csv").run()
-    assert "Choose its encoding, perhaps cp1252, and check the preview." in plain_words(app)
+    warning = (
+        "Not UTF-8: antworten.csv (byte 0x96 in line 1; perhaps cp1252). Choose its encoding and check the preview."
+    )
+    assert warning in plain_words(app)
     (encoding,) = [box for box in app.selectbox if str(box.key).startswith("import_encoding_")]
     encoding.select("cp1252").run()
     assert "mapped from 2 columns" not in plain_words(app)
     fields = {str(box.key).rsplit("_", 1)[1]: box.value for box in app.selectbox if "import_map_" in str(box.key)}
     assert fields == {"Nr.": "not used", "Antwort – kurz": "text"}
+
+
+def test_every_uploaded_file_that_is_not_utf_8_is_named_before_the_import(site: Context) -> None:
+    """The preview showed the first file alone; the import then lost the second."""
+    text = "Die Größe der Brücke beträgt zwölf Fuß, sagte Jürgen.\n"
+    app = open_page("build/datasets.py", **{"import": "1"})
+    files = app.file_uploader(key="import_file")
+    for name, encoding in (("zwei.txt", "utf-16"), ("eins.txt", "cp1252")):
+        files = files.upload(name, text.encode(encoding), "text/plain")
+    files.run()
+    assert "Not UTF-8: eins.txt (byte 0xF6 in line 1; perhaps cp1252). Choose the encoding" in plain_words(app)
+    (encoding,) = [box for box in app.selectbox if str(box.key).startswith("import_encoding_")]
+    encoding.select("cp1252").run()
+    assert "Not UTF-8" not in plain_words(app)
+    assert any(text.strip() in code.value for code in app.code)
 
 
 def test_too_many_rejected_rows_are_said_before_the_import(site: Context) -> None:

@@ -16,6 +16,7 @@ from backend.cli.waiting import wait_for_job
 from backend.domain.data.import_options import ImportOptions
 from backend.domain.data.parsing.text_formats import suffix_of
 from backend.domain.data.recognition import LOOKED_FOR
+from backend.domain.data.rows.columns import describe_foreign
 from backend.domain.jobs.payloads import HubSource
 from backend.domain.json_values import FieldValues
 from backend.domain.wording import percent
@@ -67,6 +68,8 @@ def import_(
     detected = None
     if chosen.kind is None or preview:
         head = read_source_head(ctx, import_source, person=LOCAL, encoding=chosen.encoding)
+        if head.foreign:
+            note(f"{describe_foreign(head)} The option is --encoding.")
     if chosen.kind is None:
         detected = preview_head(head)
         chosen = chosen.model_copy(update={"kind": detected.kind})

@@ -14,9 +14,10 @@ from backend.bootstrap import get_context
 from backend.cli.output import command, emit, is_json, note, read_text
 from backend.cli.waiting import wait_for_job
 from backend.domain.attributes import attributes_of
+from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.rows.conversations import describe_dropped, describe_filtered
 from backend.domain.data.rows.display import render_preview
-from backend.domain.data.rows.problem import describe_rejected, most_frequent
+from backend.domain.data.rows.problem import describe_rejected, most_frequent, place_of
 from backend.domain.data.versions.changes import (
     Change,
     DropDuplicates,
@@ -31,7 +32,7 @@ from backend.domain.data.versions.changes import (
 from backend.domain.data.versions.conditions import TEST_WORDS
 from backend.domain.jobs.results import DatasetExportResult
 from backend.domain.jobs.states import status_word
-from backend.domain.wording import percent, plural, shorten
+from backend.domain.wording import list_first, percent, plural, shorten
 from backend.errors import InvalidInput, NotFound
 from backend.services.context import LOCAL, Context
 from backend.services.data.datasets import delete_dataset, get_dataset, resolve_version
@@ -46,6 +47,7 @@ from backend.services.jobs.exports import check_destination, copy_export
 
 Name = Annotated[str, typer.Argument(help="A dataset, or NAME@VERSION.")]
 PROGRESS_STEP = 0.1
+MAX_COLUMNS = 10
 
 
 @command
@@ -284,8 +286,17 @@ def version_data(version: VersionView) -> dict[str, object]:
             "reused",
         ),
         "status": str(version.status),
+        "left_out_columns": left_out_columns(version),
         **version.facts.dump(),
     }
+
+
+def left_out_columns(version: VersionView) -> list[str]:
+    """Return the source's columns of which nothing was imported, but those of media."""
+    if version.kind == DatasetKind.RECORDS:
+        return []
+    used = {column.partition(".")[0] for column in version.mapping} | set(version.mapping)
+    return [column for column in version.facts.columns if column not in {*used, *version.facts.dropped_media}]
 
 
 def version_text(version: VersionView) -> str:
@@ -297,6 +308,8 @@ def version_text(version: VersionView) -> str:
     lines = [f"{version.label}: {version.amount} of kind {version.kind}{splits}."]
     if version.reused:
         lines.append("The content already exists: no new version was made.")
+    if left_out := left_out_columns(version):
+        lines.append(f"{plural(len(left_out), 'column')} left out: {list_first(left_out, MAX_COLUMNS)}.")
     if dropped := describe_dropped(version.facts.dropped_media):
         lines.append(dropped)
     if filtered := describe_filtered(version.facts.filtered_rows):
@@ -305,7 +318,7 @@ def version_text(version: VersionView) -> str:
         share = describe_rejected(version.rejected_rows, version.rows, version.facts.filtered_rows)
         lines.append(f"{share} were rejected and are not in this version:")
         lines += [f"  {line}" for line in most_frequent(version.facts.rejected_reasons)]
-        lines += [f"  row {item['row']}: {item['reason']}" for item in version.rejected[:10]]
+        lines += [f"  {place_of(item)}: {item['reason']}" for item in version.rejected[:10]]
     return "\n".join(lines)
 
 

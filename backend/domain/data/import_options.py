@@ -25,7 +25,10 @@ class ImportOptions(BaseModel):
     kind: DatasetKind | None = setting(None, "Kind", "Recognised when left out.", shown=OPTION_ONLY)
     mapping: dict[str, str] = Field(default_factory=dict)
     encoding: str | None = setting(
-        None, "Encoding", "Encoding of text that is not UTF-8, such as cp1252.", shown=OPTION_ONLY
+        None,
+        "Encoding",
+        "Encoding of text that is not UTF-8, such as cp1252. Of several files those that are UTF-8 are read as such.",
+        shown=OPTION_ONLY,
     )
     val_fraction: float = setting(
         DEFAULT_VAL_FRACTION,

@@ -60,6 +60,21 @@ def guess_wide_encoding(data: bytes) -> str | None:
     return None
 
 
+def own_encoding(read: Callable[[int], bytes], encoding: str) -> str | None:
+    """Return the encoding of one of several files: None if it is UTF-8, as other text with accents hardly ever is, else
+    `encoding`, the one chosen for those that are not. `read(size)` gives the next bytes, nothing at the end.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        while data := read(2**20):
+            if b"\x00" in data:  # UTF-16 without a mark is UTF-8 with zeros
+                return encoding
+            decoder.decode(data)
+    except UnicodeDecodeError:
+        return encoding
+    return None
+
+
 class Utf8Stream:
     """A stream of UTF-8 from a stream of bytes, without the byte order mark."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
@@ -11,11 +11,11 @@ import pyarrow
 from pyarrow import feather
 
 from backend.domain.data.parsing.text_formats import MAX_ROW_BYTES, TABLES, sniff_rows, suffix_of
-from backend.domain.data.rows.columns import SourceHead
+from backend.domain.data.rows.columns import ForeignFile, SourceHead
 from backend.domain.data.versions.saved_splits import SavedChoice
 from backend.domain.json_values import Row
 from backend.errors import InvalidInput
-from backend.infra.files.encoding import Utf8Stream, guess_encoding, guess_wide_encoding
+from backend.infra.files.encoding import Utf8Stream, guess_encoding, guess_wide_encoding, own_encoding
 from backend.infra.files.local import Member, OpenedMember, SavedSplit, choose_saved, list_source
 from backend.infra.files.parquet import first_rows
 from backend.infra.files.remote import BLOCK_BYTES, RangedFile, Remote
@@ -29,14 +29,23 @@ NUM_ROWS = 50
 
 
 class _FirstRows(NamedTuple):
-    """The first rows of a file, the position of the first bytes that are not UTF-8, why rows can't be read, and the
-    encoding that fits bytes that are not UTF-8.
-    """
+    """The first rows of a file, why rows can't be read, and the file's name if it is not UTF-8."""
 
     rows: list[Row]
-    foreign: str = ""
     unreadable: tuple[str, ...] = ()
-    likely_encoding: str = ""
+    foreign: ForeignFile | None = None
+
+
+class NotUtf8(InvalidInput):
+    """A file of which no row can be read as UTF-8."""
+
+    def __init__(self, foreign: ForeignFile) -> None:
+        super().__init__(
+            f"{foreign.name} is not UTF-8 ({foreign.where}), and no row can be read as UTF-8.",
+            remedy=f"Choose its encoding; perhaps {foreign.likely}." if foreign.likely else "Choose its encoding.",
+            field="encoding",
+        )
+        self.foreign = foreign
 
 
 def head_of_path(path: Path, *, encoding: str | None = None, split: str | None = None) -> SourceHead:
@@ -49,29 +58,29 @@ def head_of_path(path: Path, *, encoding: str | None = None, split: str | None =
         return _head_of_saved(*saved)
     listing = list_source(path)
     first = listing.members[0]
-    read = _rows_of_member(first, limit=NUM_ROWS, encoding=encoding)
+    is_several = not listing.is_single
+    read = _rows_of_member(first, limit=NUM_ROWS, encoding=encoding, is_several=is_several)
+    others = {member.name: _rows_of_other(member, encoding) for member in listing.members[1 : 1 + MAX_OTHERS]}
     return SourceHead(
         read.rows,
         first.name,
         len(listing.members),
         listing.bytes,
         len(listing.ignored),
-        read.foreign,
+        tuple(each.foreign for each in (read, *others.values()) if each.foreign),
         unreadable=read.unreadable,
-        likely_encoding=read.likely_encoding,
-        others=_rows_of_others(listing.members[1 : 1 + MAX_OTHERS], encoding=encoding),
+        others=tuple((name, each.rows) for name, each in others.items()),
     )
 
 
-def _rows_of_others(members: Sequence[Member], *, encoding: str | None) -> tuple[tuple[str, list[Row]], ...]:
-    """Return names and a few rows of further files; none of those that can't be read."""
-    others = []
-    for member in members:
-        try:
-            others.append((member.name, _rows_of_member(member, limit=3, encoding=encoding).rows))
-        except InvalidInput:
-            others.append((member.name, []))
-    return tuple(others)
+def _rows_of_other(member: Member, encoding: str | None) -> _FirstRows:
+    """Return a few rows of a further file, none if it can't be read."""
+    try:
+        return _rows_of_member(member, limit=3, encoding=encoding, is_several=True)
+    except NotUtf8 as error:
+        return _FirstRows([], foreign=error.foreign)
+    except InvalidInput:
+        return _FirstRows([])
 
 
 def _head_of_saved(choice: SavedChoice, splits: Mapping[str, SavedSplit]) -> SourceHead:
@@ -103,13 +112,13 @@ def head_of_remote(remote: Remote, *, encoding: str | None = None) -> SourceHead
         len(files),
         remote.listing.bytes,
         0,
-        read.foreign,
+        (read.foreign,) if read.foreign else (),
         unreadable=read.unreadable,
-        likely_encoding=read.likely_encoding,
     )
 
 
-def _rows_of_member(member: Member, *, limit: int, encoding: str | None) -> _FirstRows:
+def _rows_of_member(member: Member, *, limit: int, encoding: str | None, is_several: bool = False) -> _FirstRows:
+    """Return the first rows of a file; of several, `encoding` is that of those that are not UTF-8."""
     if member.suffix in TABLES and not member.entry:
         with member.path.open("rb") as file:
             return _FirstRows(_rows_of_table(member.name, member.suffix, file, limit=limit))
@@ -119,6 +128,8 @@ def _rows_of_member(member: Member, *, limit: int, encoding: str | None) -> _Fir
             head = _read(opened, HEAD_BYTES)
             if b"\n" not in head.rstrip():  # a first row that is longer is read whole
                 head += _read(opened, MAX_ROW_BYTES)
+            if encoding and is_several:
+                encoding = own_encoding(io.BytesIO(head).read, encoding)
             return _rows_of_text(name, head, limit=limit, encoding=encoding)
         data = _read(opened, MAX_PACKED_TABLE + 1)
     if len(data) > MAX_PACKED_TABLE:
@@ -142,8 +153,8 @@ def _rows_of_text(name: str, head: bytes, *, limit: int, encoding: str | None) -
     foreign = _foreign(text)
     try:
         rows, unreadable = sniff_rows(name, text, limit=limit)
-        likely = guess_encoding(text) if foreign else None
-        return _FirstRows(rows, foreign, tuple(unreadable), likely or "")
+        named = ForeignFile(name, foreign, guess_encoding(text) or "") if foreign else None
+        return _FirstRows(rows, tuple(unreadable), named)
     except InvalidInput as error:
         wide = None if encoding else guess_wide_encoding(head)
         if not foreign and not wide:
@@ -156,10 +167,7 @@ def _rows_of_text(name: str, head: bytes, *, limit: int, encoding: str | None) -
                 remedy="Choose a file of text or rows, or extract it first.",
                 field="file",
             ) from error
-        remedy = f"Choose its encoding; perhaps {guess}." if guess else "Choose its encoding."
-        raise InvalidInput(
-            f"{name} is not UTF-8 ({foreign}), and no row can be read as UTF-8.", remedy=remedy, field="encoding"
-        ) from error
+        raise NotUtf8(ForeignFile(name, foreign, guess or "")) from error
 
 
 def _as_utf8(head: bytes, encoding: str | None) -> bytes:

@@ -49,9 +49,9 @@ class SourcePreview:
     """The recognised kind and columns of a source, with its first rows as they would be stored.
 
     `mapping` goes from source column to field; `examples` shows a value of each column; `problem` is why the mapping
-    can't be used, `hints` are remedies. `foreign` is the position of the first bytes that are not UTF-8. `is_fallback`:
-    text, because no other kind fits. `dropped_media` counts the first rows with something in a column of images, video
-    or audio, by column. `misfits`: further files whose first rows do not fit, with the reason.
+    can't be used, `hints` are remedies. `is_fallback`: text, because no other kind fits. `dropped_media` counts the
+    first rows with something in a column of images, video or audio, by column. `misfits`: further files whose first
+    rows do not fit, with the reason.
     """
 
     name: str
@@ -66,7 +66,6 @@ class SourcePreview:
     preview: tuple[PreviewRow, ...]
     problem: str = ""
     hints: tuple[Hint, ...] = ()
-    foreign: str = ""
     is_fallback: bool = False
     dropped_media: dict[str, int] = dataclasses.field(default_factory=dict)
     misfits: tuple[tuple[str, str], ...] = ()

@@ -16,7 +16,7 @@ from backend.domain.data.parsing.encodings import ENCODINGS
 from backend.domain.data.parsing.text_formats import SEEKING, suffix_of
 from backend.domain.data.placeholders import find_placeholders
 from backend.domain.data.recognition import LOOKED_FOR
-from backend.domain.data.rows.columns import SourceHead
+from backend.domain.data.rows.columns import SourceHead, describe_foreign
 from backend.domain.data.rows.conversations import describe_dropped
 from backend.domain.wording import list_first, percent, plural
 from backend.errors import InvalidInput, RoundhouseError
@@ -122,14 +122,10 @@ def _draw_recognition(ctx: Context, person: Person, chosen: Chosen, past: PastIm
         head,
         name=chosen.own_names.get(head.name, head.name),
         others=tuple((chosen.own_names.get(name, name), rows) for name, rows in head.others),
+        foreign=tuple(replace(file, name=chosen.own_names.get(file.name, file.name)) for file in head.foreign),
     )
     if head.foreign:
-        likely = f", perhaps {head.likely_encoding}," if head.likely_encoding else ""
-        st.warning(
-            f"{plain(head.name)} is not UTF-8 ({plain(head.foreign)}). Choose its encoding{likely} and check the"
-            " preview. With UTF-8, rows with such bytes are rejected.",
-            icon=":material/translate:",
-        )
+        st.warning(plain(describe_foreign(head)), icon=":material/translate:")
     if head.foreign or encoding:
         _draw_encoding(key, picked)
     if head.files > 1 or head.left_out:

@@ -65,6 +65,23 @@ def test_above_one_percent_of_bad_rows_the_command_stops_as_the_page_does(tmp_pa
     assert json.loads(accepted.stdout)["rejected_rows"] == 10
 
 
+@pytest.mark.usefixtures("command_line", "jobs_done_here")
+def test_files_that_are_not_utf_8_and_columns_left_out_are_named(tmp_path: Path) -> None:
+    """Both were lost without a word."""
+    (source := tmp_path / "source").mkdir()
+    rows = "prompt,completion,author,note\n" + "Wie groß?,Zwölf Fuß.,Jürgen,x\n" * 30
+    for name, encoding in (("a.csv", "utf-8"), ("b.csv", "cp1252")):
+        (source / name).write_bytes(rows.encode(encoding))
+    refused = import_file(source)
+    assert refused.exit_code == 1
+    assert "Not UTF-8: b.csv (byte 0xDF in line 2; perhaps cp1252). Choose the encoding" in refused.stderr
+    assert "(first: b.csv, row 1)" in json.loads(refused.stdout)["error"]
+    done = CliRunner().invoke(app, ["data", "import", str(source), "--name", "feet", "--encoding", "cp1252"])
+    assert done.exit_code == 0, done.stderr
+    assert "60 rows" in done.stdout
+    assert "2 columns left out: author, note." in done.stdout
+
+
 def import_file(source: Path, *options: str) -> Result:
     """Run the command where no worker runs."""
     return CliRunner().invoke(app, ["data", "import", str(source), "--name", "lamps", "--json", *options])

@@ -331,6 +331,29 @@ def test_good_rows_are_kept_and_each_bad_one_is_listed_with_its_position_and_beg
     assert [{**row, "raw": ""} for row in result.rejected] == [{**row, "raw": ""} for row in listed]
 
 
+def _mixed(folder: Path) -> Path:
+    """Files of three encodings, of which one must be named."""
+    texts = {"a.txt": ("Où est-il ?", "utf-16"), "b.txt": ("Là — “ici”", "utf-8"), "c.txt": ("Größe", "cp1252")}
+    for name, (text, encoding) in texts.items():
+        (folder / name).write_bytes(f"{name}\n<|endoftext|>\n{text}\n".encode(encoding))
+    return folder
+
+
+def test_each_of_several_files_is_read_by_its_own_encoding(tmp_path: Path) -> None:
+    """Reading all as cp1252 would garble the file that is UTF-8."""
+    (source := tmp_path / "source").mkdir()
+    result = import_rows(_mixed(source), tmp_path / "out", encoding="cp1252", val_fraction=0)
+    texts = {row["text"] for row in iter_rows(Path(result.folder), split="train")}
+    assert texts == {"a.txt", "b.txt", "c.txt", "Où est-il ?", "Là — “ici”", "Größe"}
+
+
+def test_the_file_of_the_first_bad_row_is_named(tmp_path: Path) -> None:
+    """“First: row 1” might be in any of the files."""
+    (source := tmp_path / "source").mkdir()
+    with pytest.raises(InvalidInput, match=r"not UTF-8 \(byte 0xF6.*\(first: c\.txt, row 3\)"):
+        import_rows(_mixed(source), tmp_path / "out", max_rejected=0.0)
+
+
 def test_files_left_out_of_a_folder_are_listed(tmp_path: Path) -> None:
     result = _import(_folder(tmp_path))
     assert {item["file"]: item["reason"] for item in result.ignored} == {

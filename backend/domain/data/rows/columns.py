@@ -17,6 +17,7 @@ import yaml
 from backend.domain.json_values import Row
 from backend.domain.wording import list_first
 
+MAX_FOREIGN = 5
 MAX_NAMES = 5
 """Names in the longest path that is offered; a longer one can be given all the same."""
 MAX_NESTED = 200
@@ -172,11 +173,25 @@ class SampleRows:
 
 
 @dataclass(frozen=True)
+class ForeignFile:
+    """A file with bytes that are not UTF-8, where they begin, and the encoding that fits them, "" if none does."""
+
+    name: str
+    where: str
+    likely: str = ""
+
+    @property
+    def described(self) -> str:
+        """Place and encoding, as shown to a person: `a.csv (byte 0x92 in line 3; perhaps cp1252)`."""
+        return f"{self.name} ({self.where}{f'; perhaps {self.likely}' if self.likely else ''})"
+
+
+@dataclass(frozen=True)
 class SourceHead:
     """The first rows of a source. `name`: their file, one of `files`. `left_out`: number of files that are not read.
-    `foreign`: where bytes that are not UTF-8 begin, or "". `val_split`: the saved split that is kept for validation, or
-    "". `unreadable`: why rows between them can't be read. `others`: names and a few rows of further files; no rows of
-    one that can't be read. `likely_encoding`: one that fits, where the bytes are not UTF-8.
+    `foreign`: files that are not UTF-8. `val_split`: the saved split that is kept for validation, or "". `unreadable`:
+    why rows between them can't be read. `others`: names and a few rows of further files; no rows of one that can't be
+    read.
     """
 
     rows: list[Row]
@@ -184,8 +199,23 @@ class SourceHead:
     files: int
     bytes: int
     left_out: int = 0
-    foreign: str = ""
+    foreign: tuple[ForeignFile, ...] = ()
     val_split: str = ""
     unreadable: tuple[str, ...] = ()
     others: tuple[tuple[str, list[Row]], ...] = ()
-    likely_encoding: str = ""
+
+
+def describe_foreign(head: SourceHead) -> str:
+    """Return which files of a source are not UTF-8, what to do, and what happens otherwise; "" if all are."""
+    if not head.foreign:
+        return ""
+    names = list_first([file.described for file in head.foreign], MAX_FOREIGN)
+    lost = "With UTF-8, rows with such bytes are rejected."
+    if head.files == 1:
+        return f"Not UTF-8: {names}. Choose its encoding and check the preview. {lost}"
+    if len({file.likely for file in head.foreign}) > 1:
+        return (
+            f"Not UTF-8, and not of one encoding: {names}. Save them as UTF-8, or import those of one encoding at a"
+            f" time. {lost}"
+        )
+    return f"Not UTF-8: {names}. Choose the encoding; it is used for these files alone. {lost}"

@@ -38,7 +38,7 @@ class BadRow:
     @property
     def place(self) -> str:
         """File and row, as shown to a person."""
-        return f"{self.file}, row {self.row:,}" if self.file else f"row {self.row:,}"
+        return place_of(self.as_dict(raw=0))
 
     def as_dict(self, *, raw: int) -> RejectedRow:
         """Return plain values; of the raw row at most `raw` characters."""
@@ -56,11 +56,17 @@ class RejectedRow(TypedDict):
 
 
 class RejectReason(TypedDict):
-    """Number of rows that were rejected for a reason, and the first of them."""
+    """Number of rows that were rejected for a reason, and the first of them; `file` only of several."""
 
+    file: NotRequired[str]
     rows: int
     reason: str
     row: int
+
+
+def place_of(row: RejectedRow | RejectReason) -> str:
+    """Return file and row, as shown to a person."""
+    return f"{row['file']}, row {row['row']:,}" if row.get("file") else f"row {row['row']:,}"
 
 
 def count_reason(reasons: dict[str, RejectReason], bad: RejectedRow) -> None:
@@ -70,13 +76,17 @@ def count_reason(reasons: dict[str, RejectReason], bad: RejectedRow) -> None:
         reasons[pattern]["rows"] += 1
     elif len(reasons) < MAX_REASONS:
         reasons[pattern] = {"rows": 1, "reason": bad["reason"], "row": bad["row"]}
+        if "file" in bad:
+            reasons[pattern]["file"] = bad["file"]
 
 
 def most_frequent(reasons: Iterable[RejectReason]) -> list[str]:
-    """Return the most frequent reasons as text: `85 rows: the text is empty (first: row 12)`."""
+    """Return the most frequent reasons as text: `85 rows: the text is empty (first: row 12)`, of several files
+    `(first: tales.csv, row 12)`.
+    """
     ordered = sorted(reasons, key=lambda one: -one["rows"])
     num = len(ordered) if len(ordered) == SHOWN_REASONS + 1 else SHOWN_REASONS
-    lines = [f"{plural(one['rows'], 'row')}: {one['reason']} (first: row {one['row']:,})" for one in ordered[:num]]
+    lines = [f"{plural(one['rows'], 'row')}: {one['reason']} (first: {place_of(one)})" for one in ordered[:num]]
     rest = sum(one["rows"] for one in ordered[num:])
     return [*lines, *([f"{plural(rest, 'row')}: other reasons"] if rest else [])]
 
