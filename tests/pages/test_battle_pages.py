@@ -182,6 +182,39 @@ def test_a_campaign_of_files_uses_their_own_prompts(site: Context, scenario: Sce
     assert (campaign.dataset, campaign.num_prompts, campaign.completions) == (None, 3, 6)
 
 
+def test_columns_of_a_file_of_completions_are_contestants(site: Context) -> None:
+    """The form said nothing about the file but “Choose 2 contestants”."""
+    app = open_page("evaluate/battles.py")
+    app.text_input(key="campaign_name").set_value("Autumn")
+    rows = [{"prompt": f"What is {n} and {n}?", "good": f"It is {2 * n}.", "bad": "No idea.", "n": n} for n in range(3)]
+    app.file_uploader(key="campaign_files").upload("pairs.jsonl", "\n".join(map(json.dumps, rows)).encode()).run()
+    (columns,) = [box for box in app.multiselect if box.label == "Columns of pairs.jsonl with completions"]
+    assert (columns.options, columns.value) == (["good", "bad"], [])
+    assert app.button(key="campaign_create").disabled
+    columns.set_value(["good", "bad"]).run()
+    assert "column: good" in "".join(code.value for code in app.code)
+    app.button(key="campaign_create").click().run()
+    assert not app.error
+    (campaign,) = list_campaigns(site)
+    assert sorted(one.name for one in campaign.contestants) == ["bad", "good"]
+    assert campaign.completions == 6
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("Tell a story.", "odd.jsonl: Line 1 is not JSON."),
+        ('{"text": "A story."}', "odd.jsonl: Line 1 has no prompt."),
+        ('{"prompt": "Tell.", "n": 3}', "odd.jsonl: No column beside the prompt holds text; it has prompt, n."),
+    ],
+    ids=["not JSON", "no prompt", "no completion"],
+)
+def test_a_file_that_holds_no_completions_says_what_is_missing(site: Context, line: str, reason: str) -> None:
+    app = open_page("evaluate/battles.py")
+    app.file_uploader(key="campaign_files").upload("odd.jsonl", f"{line}\n".encode()).run()
+    assert reason in plain_words(app)
+
+
 def test_a_campaign_of_files_needs_no_dataset_at_all(site: Context) -> None:
     app = open_page("evaluate/battles.py")
     assert_sound(app)

@@ -48,8 +48,9 @@ from backend.services.data.views import VersionView
 from backend.services.jobs.jobs import wake
 from backend.services.serving.endpoints import get_endpoint
 
+PROMPT_PARTS = ("messages", "prompt", "question", "instruction", "input")
 COMPLETION_COLUMNS = ("completion", "answer", "response", "output")
-MAX_LINES = 200_000
+MAX_LINES, MAX_PREVIEWED, MAX_COLUMN = 200_000, 50, 120
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,10 @@ def _resolve(
     if source.file:
         if source.file not in files:
             raise NotFound(f"The file {source.file!r} was not given.", remedy="Add it.", field="contestants")
-        prompts, answers = parse_completions(files[source.file], column=source.column, config=config)
+        try:
+            prompts, answers = parse_completions(files[source.file], column=source.column, config=config)
+        except InvalidInput as error:
+            raise InvalidInput(f"{source.file}: {error.message}", remedy=error.remedy, field=error.field) from error
         return Entry("file", source.label, source.label, source={"file": source.file}, answers=answers, prompts=prompts)
     if source.endpoint:
         endpoint = get_endpoint(ctx, source.endpoint)
@@ -173,11 +177,7 @@ def parse_completions(
         )
     for number, line in lines:
         row = _row(line, number)
-        messages = prompt_messages(row)
-        if messages is None:
-            raise InvalidInput(
-                f"Line {number} has no prompt.", remedy="Name the column `prompt` or `messages`.", field="file"
-            )
+        messages = _prompt_of(row, number)
         name = column or next((name for name in COMPLETION_COLUMNS if name in row), COMPLETION_COLUMNS[0])
         answer = row.get(name)
         if not isinstance(answer, str):
@@ -188,6 +188,39 @@ def parse_completions(
         prompts.setdefault(key, messages)
         answers.setdefault(key, []).append(answer)
     return prompts, answers
+
+
+def list_completion_columns(text: str) -> tuple[tuple[str, ...], str]:
+    """Return the columns of text beside the prompt in the first lines of a file of completions, and that which is read
+    where none is named, "" if it is not there.
+
+    Raises InvalidInput for lines that are no JSON objects with a prompt, and without such a column.
+    """
+    lines = enumerate(text.split("\n", MAX_PREVIEWED)[:MAX_PREVIEWED], start=1)
+    rows = {number: _row(line, number) for number, line in lines if line.strip()}
+    if not rows:
+        raise InvalidInput("The file has no lines of completions.", field="file")
+    for number, row in rows.items():
+        _prompt_of(row, number)
+    columns = {name: None for row in rows.values() for name, value in row.items() if isinstance(value, str)}
+    texts = tuple(name for name in columns if name not in PROMPT_PARTS and 0 < len(name) <= MAX_COLUMN)
+    if not texts:
+        names = ", ".join(map(str, next(iter(rows.values()))))[:200]
+        raise InvalidInput(
+            f"No column beside the prompt holds text; it has {names}.",
+            remedy="Put the completions into a column, such as `completion`.",
+            field="column",
+        )
+    return texts, next((name for name in COMPLETION_COLUMNS if name in texts), "")
+
+
+def _prompt_of(row: Row, number: int) -> Messages:
+    messages = prompt_messages(row)
+    if messages is None:
+        raise InvalidInput(
+            f"Line {number} has no prompt.", remedy="Name the column `prompt` or `messages`.", field="file"
+        )
+    return messages
 
 
 def _row(line: str, number: int) -> Row:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import pandas as pd
 import streamlit as st
+from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from backend.domain.battles.campaign import (
     BALLOT,
@@ -17,8 +19,10 @@ from backend.domain.battles.campaign import (
     render_campaign,
 )
 from backend.domain.data.kinds import PROMPT_KINDS
+from backend.domain.data.rows.display import displayable
 from backend.domain.wording import plural
-from backend.services.battles.campaigns import start_campaign
+from backend.errors import InvalidInput
+from backend.services.battles.campaigns import list_completion_columns, start_campaign
 from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import Context, Person
 from backend.services.data.datasets import list_datasets
@@ -28,7 +32,7 @@ from pages.components.checkpoints.offers import label_usable_first
 from pages.components.choices import by_identity, choose_from
 from pages.components.form_drafts import draw_restored, forget_form, keep_form, restore_form
 from pages.components.forms import draw_fields, draw_refusal, group_expander, refusals_marked
-from pages.components.frame import empty_state, errors_shown, no_checkpoint_state, plain
+from pages.components.frame import empty_state, errors_shown, no_checkpoint_state, plain, show_problem, spoken
 from pages.components.links import page_link
 from pages.components.numbers import form_button, number_form
 
@@ -95,13 +99,16 @@ def draw_campaign_form(ctx: Context, person: Person) -> None:
         type=["jsonl"],
         accept_multiple_files=True,
         key="campaign_files",
-        help='JSON lines {"prompt", "completion"}, one file a model, which gives the contestant its name.',
+        help='JSON lines {"prompt", "completion"}, one file a model, which gives the contestant its name. Of a file with'
+        " several columns of completions each may be a contestant.",
     )
+    files = {upload.name: upload.getvalue().decode("utf-8", "replace") for upload in uploads}
+    entered_files = [source for upload in uploads for source in _draw_columns(upload, files[upload.name])]
     dataset, prompts = draw_prompts(labels, datasets)
     gold, incomplete = draw_gold()
     values = {**prompts, **draw_more(), **gold}
     keep_form(ctx, person, FORM, prefix="campaign_", skip=NO_FIELDS)
-    sources = [_source(entrant) for entrant in chosen] + [ContestantSource(file=upload.name) for upload in uploads]
+    sources = [_source(entrant) for entrant in chosen] + entered_files
     least = 1 if values["rating"] != "none" else 2
     missing = {
         "enter a name": not name.strip(),
@@ -111,7 +118,6 @@ def draw_campaign_form(ctx: Context, person: Person) -> None:
     }
     if form_button("Create campaign", missing, key="campaign_create", icon="swords"):
         with refusals_marked(values, key=FORM):
-            files = {upload.name: upload.getvalue().decode("utf-8", "replace") for upload in uploads}
             config = CampaignConfig.of(**values)
             made = start_campaign(
                 ctx, name=name, contestants=sources, dataset=dataset, config=config, person=person, files=files
@@ -135,6 +141,33 @@ def _source(entrant: str) -> ContestantSource:
     if entrant.startswith(ENDPOINT):
         return ContestantSource(endpoint=entrant.removeprefix(ENDPOINT))
     return ContestantSource(checkpoint=entrant)
+
+
+def _draw_columns(upload: UploadedFile, text: str) -> list[ContestantSource]:
+    """Draw the choice of a file's columns that are contestants, or why it can't be used; return the contestants."""
+    try:
+        columns, usual = list_completion_columns(text)
+    except InvalidInput as error:
+        show_problem(f"{upload.name}: {error.message}", error.remedy)
+        return []
+    if columns == (usual,):
+        return [ContestantSource(file=upload.name)]
+    key = f"contestant_columns_{upload.file_id}"
+    default = [usual] if usual else list(columns) if len(columns) == 1 else []
+    shown = {column: displayable(column) for column in columns}
+    chosen = st.multiselect(
+        f"Columns of {spoken(upload.name)} with completions",
+        columns,
+        default=default,
+        format_func=by_identity(key, shown, shown.__getitem__),
+        key=key,
+        placeholder="Choose one for each contestant",
+        help="The column gives the contestant its name; a single one has the file's.",
+        select_all=False,
+    )
+    if len(chosen) > 1:
+        return [ContestantSource(file=upload.name, column=column) for column in chosen]
+    return [ContestantSource(file=upload.name, column=column, name=Path(upload.name).stem[:120]) for column in chosen]
 
 
 def draw_prompts(labels: list[str], datasets: dict[str, tuple[str, int]]) -> tuple[str, dict[str, object]]:
