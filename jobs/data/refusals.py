@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from backend.domain.data.parsing.text_formats import no_rows
 from backend.domain.data.rows.conversations import describe_filtered
 from backend.domain.data.rows.problem import BadRow, RejectedRow, describe_rejected, most_frequent, place_of
 from backend.errors import InvalidInput
@@ -46,7 +47,7 @@ def too_many(name: str, tally: VersionTally) -> InvalidInput:
 def nothing_usable(name: str, rejected: list[RejectedRow]) -> InvalidInput:
     """Return the error of a source without a usable row."""
     if not rejected:
-        return InvalidInput(f"The file {name!r} holds no rows.", field="source")
+        return no_rows(name)
     reasons = "; ".join(f"{place_of(item)}: {item['reason']}" for item in rejected[:3])
     message = f"No row of {name!r} can be used. {reasons}."
     if all(" not UTF-8 (" in item["reason"] or "line contains a NUL" in item["reason"] for item in rejected[:3]):

@@ -667,6 +667,7 @@ def test_people_and_keys_are_drawn_without_a_key_or_a_hash(ctx: Context) -> None
     add_user(ctx, "maya", "a long password", person=LOCAL)
     app = draw("admin/people.py")
     assert "Support bot" in texts(app)
+    assert re.search(r"never used · created \d+ \w+ \d{4}, \d\d:\d\d UTC \(just now\)", texts(app))
     assert key not in texts(app)
     assert "**maya** · engineer" in texts(app)
 

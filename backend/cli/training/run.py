@@ -25,6 +25,7 @@ from backend.domain.training.launch_warnings import LaunchWarning
 from backend.domain.training.launcher_files import NOT_RUN, accelerate_config, deepspeed_config, describe_distribution
 from backend.errors import InvalidInput
 from backend.recipes import RECIPES, get_recipe
+from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import LOCAL, Context
 from backend.services.estimates.forecasts import forecast
 from backend.services.estimates.measurements import predict
@@ -246,9 +247,18 @@ def cancel(
     run: Annotated[str, typer.Argument(help="Name or id.")],
     save: Annotated[bool, typer.Option("--save", help="Keep a checkpoint, from which the run can be resumed.")] = False,
 ) -> None:
-    """Ask a run to stop."""
-    stopped = stop_run(get_context(), run, how="stop_and_save" if save else "cancel", person=LOCAL)
-    emit(describe_run(stopped), text=f"{stopped.name} is {status_word(stopped.status)}.")
+    """Ask a run to stop. Without --save its last checkpoint stays, and later steps are lost."""
+    ctx = get_context()
+    stopped = stop_run(ctx, run, how="stop_and_save" if save else "cancel", person=LOCAL)
+    last = None if save else next(iter(list_checkpoints(ctx, run_id=stopped.id)), None)
+    lost = (
+        ""
+        if save
+        else " No checkpoint is saved, and the run has none."
+        if last is None
+        else f" Nothing is saved now: its last checkpoint is that of step {last.step:,}."
+    )
+    emit(describe_run(stopped), text=f"{stopped.name} is {status_word(stopped.status)}.{lost}")
 
 
 @app.command("resume")

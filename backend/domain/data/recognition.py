@@ -151,6 +151,7 @@ def reads_as_request(text: str) -> bool:
 
 
 SHORT_ANSWER = 80  # characters; longer answers are completions for training, not gold answers
+MIN_SENTENCE = 4  # words
 SHORT_TARGET = 200  # the same where the columns are called `input` and `target`, as in BIG-bench
 _DISTRACTOR_COLUMN = re.compile(r"(distractor|incorrect_answer|wrong_answer)_?\d", re.IGNORECASE)  # SciQ, GPQA
 CONTEXT_NAMES = ("context", "passage", "support", "article")
@@ -221,8 +222,17 @@ def detect_code(sample: SampleRows) -> Recognition | None:
     return Recognition(DatasetKind.BENCHMARK, {prompt: "question", solution: "answers"}, 0.8, reason)
 
 
+def _is_sentence(text: str) -> bool:
+    """Return whether a text is a sentence, of four words at least, or several: nothing that another model must match.
+
+    >>> _is_sentence("Mira lives in the tower."), _is_sentence("The Old Mill")
+    (True, False)
+    """
+    return len(text.split()) >= MIN_SENTENCE and (";" in text or text.rstrip("\"'”’) ").endswith((".", "!", "?")))
+
+
 def detect_generation(sample: SampleRows) -> Recognition | None:
-    """Recognise a question with accepted answers: listed, marked as in GSM8K, or short."""
+    """Recognise a question with accepted answers: listed, marked as in GSM8K, or short and no sentences."""
     question = sample.find(("question", "query", "problem", "input"))
     answer = sample.find_field("answers", but=(question or "",))
     if not question or not answer or not sample.is_text(question):
@@ -234,7 +244,8 @@ def detect_generation(sample: SampleRows) -> Recognition | None:
     marked = sum("\n#### " in text for text in texts) > 0.6 * len(texts)
     is_task = set(sample.columns) == {"input", "target"}
     short = sorted(map(len, texts))[len(texts) // 2] <= (SHORT_TARGET if is_task else SHORT_ANSWER)
-    if not (lists or marked or short):
+    prose = not is_task and sum(map(_is_sentence, texts)) >= 0.5 * len(texts)
+    if not (lists or marked or (short and not prose)):
         return None
     why = "lists of accepted answers" if lists else "a result after ####" if marked else "short answers"
     context = sample.find(CONTEXT_NAMES, but=(question, answer))

@@ -27,7 +27,7 @@ from pages.components.confirm import close_menu, draw_confirmed, menu_key
 from pages.components.forms import draw_fields, read_form
 from pages.components.frame import empty_state, plain, rerun_after
 from pages.components.numbers import number_form, refuse_wrong_numbers
-from pages.components.words import day, when
+from pages.components.words import date_time
 
 FRESH, PENDING = "fresh_key", "pending_key"
 """Keys of the session state: the secret shown until it is dismissed, and that of the form's next key."""
@@ -174,7 +174,7 @@ def draw_key(ctx: Context, person: Person, key: KeyView, today: Spending, month:
             if state == "active":
                 _draw_change(ctx, person, key)
             if not key.revoked_at:
-                used = "was never used" if key.last_used_at is None else f"was last used {when(key.last_used_at)}"
+                used = "was never used" if key.last_used_at is None else f"was last used {date_time(key.last_used_at)}"
                 draw_confirmed(
                     "Revoke",
                     f"Programs that use **{plain(key.name)}** are refused from now on, permanently. It {used}.",
@@ -183,7 +183,7 @@ def draw_key(ctx: Context, person: Person, key: KeyView, today: Spending, month:
                     icon="block",
                     type="secondary",
                 )
-        st.caption(" · ".join(_facts(key, person)))
+        st.caption(" · ".join(_facts(key, person, now=ctx.now())))
         _draw_spending(key.limits, today, month)
 
 
@@ -203,16 +203,18 @@ def _draw_change(ctx: Context, person: Person, key: KeyView) -> None:
                 close_menu(f"limits_{key.id}")
 
 
-def _facts(key: KeyView, person: Person) -> list[str]:
+def _facts(key: KeyView, person: Person, *, now: datetime) -> list[str]:
     limits, scopes = key.limits, key.scopes
-    facts = ["never used" if key.last_used_at is None else f"last used {when(key.last_used_at)}"]
-    facts += [f"created by {plain(key.owner)}"] if key.owner and person.is_admin else []
+    facts = ["never used" if key.last_used_at is None else f"last used {date_time(key.last_used_at, now=now)}"]
+    by = f" by {plain(key.owner)}" if key.owner and person.is_admin else ""
+    facts += [f"created {date_time(key.created_at, now=now)}{by}"]
     facts += [f"models {plain(', '.join(scopes.models))}"] if scopes.models else []
     facts += [f"API {', '.join(scopes.endpoints)}"] if scopes.endpoints else []
     facts += [f"{limits.requests:,} requests/min"] if limits.requests else []
     facts += [f"{limits.tokens:,} tokens/min"] if limits.tokens else []
     facts += [f"{limits.concurrency:,} at once"] if limits.concurrency else []
-    facts += [f"valid through {day(key.expires_at)}"] if key.expires_at and not key.revoked_at else []
+    facts += [f"valid until {date_time(key.expires_at, now=now)}"] if key.expires_at and not key.revoked_at else []
+    facts += [f"revoked {date_time(key.revoked_at, now=now)}"] if key.revoked_at else []
     return facts
 
 

@@ -130,6 +130,18 @@ def test_a_run_is_shown_by_name_with_its_newest_values_and_checkpoints(ctx: Cont
     assert answer["config"]["max_steps"] == 100
 
 
+def test_cancel_says_what_is_not_saved(ctx: Context, scenario: Scenario) -> None:
+    run = scenario.run(name="by hand")
+    claim(ctx, run)
+    answer = roundhouse("run", "cancel", "by hand").stdout
+    assert answer.endswith("No checkpoint is saved, and the run has none.\n")
+    again = scenario.run(name="again")
+    claim(ctx, again)
+    scenario.checkpoint(run=again, step=20)
+    answer = roundhouse("run", "cancel", "again").stdout
+    assert answer.endswith("Nothing is saved now: its last checkpoint is that of step 20.\n")
+
+
 def test_cancel_and_resume_report_the_new_status(ctx: Context, scenario: Scenario) -> None:
     run = scenario.run(name="by hand")
     taken = claim(ctx, run)

@@ -99,7 +99,7 @@ REFUSED: dict[str, tuple[Maker, dict[str, Any], list[str]]] = {
         {},
         ["row 1: not JSON: Expecting value (column 1); row 2: not JSON"],
     ),
-    "a CSV with a header alone": (_file("x.csv", b"prompt,completion\n"), {}, ["holds no rows"]),
+    "a CSV with a header alone": (_file("x.csv", b"prompt,completion\n"), {}, ["'x.csv' has a header and no rows"]),
     "two columns of one name": (
         _file("x.csv", b"text,text\na,b\n"),
         {},

@@ -32,6 +32,7 @@ SEEKING = (*TABLES, ".zip")  # packed within; their index is at the end
 END_OF_TEXT = b"<|endoftext|>"
 MAX_ROW_BYTES = 8 * 2**20
 MAX_DOCUMENT_BYTES = 16 * 2**20  # a longer document is cut into several at a line break
+MIN_HEAD = 2**20  # a shorter head of a file is all of it
 RAW_CHARACTERS = 2000
 _TOO_LONG = "\udcff"  # marks a skipped line; no decoded text equals it
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
@@ -409,6 +410,14 @@ def sniff_bytes(name: str, head: bytes, *, limit: int = 50) -> list[dict[str, ob
     return sniff_rows(name, head, limit=limit)[0]
 
 
+def no_rows(name: str) -> InvalidInput:
+    """Return the error of a source without rows; a CSV file has a header at least."""
+    if _unpacked(name)[0].endswith((".csv", ".tsv")):
+        remedy = "Add rows below the header, or choose another file."
+        return InvalidInput(f"The file {name[:120]!r} has a header and no rows.", remedy=remedy, field="source")
+    return InvalidInput(f"The file {name!r} holds no rows.", field="source")
+
+
 def sniff_rows(name: str, head: bytes, *, limit: int = 50) -> tuple[list[dict[str, object]], list[str]]:
     """Return up to `limit` whole rows from the head of a file (a megabyte is plenty), to recognise and to preview, and
     why rows between them can't be read.
@@ -442,7 +451,10 @@ def sniff_rows(name: str, head: bytes, *, limit: int = 50) -> tuple[list[dict[st
             problems.append(f"Row {number:,}: {row.reason}")
     if not rows:
         first_problem = f" {problems[0]}." if problems else ""
-        if suffix != ".json" and b"\n" not in head.rstrip():
+        is_cut = suffix != ".json" and len(head) >= MIN_HEAD and b"\n" not in head.rstrip()
+        if suffix in (".csv", ".tsv") and not problems and not is_cut:
+            raise no_rows(name)
+        if is_cut:
             first_problem += f" The first line is longer than the {len(head):,} bytes that a preview reads."
         raise InvalidInput(
             f"No row of {name[:120]!r} can be read.{first_problem}",

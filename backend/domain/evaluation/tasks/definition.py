@@ -222,6 +222,16 @@ class TaskDefinition(_Part):
     metrics: tuple[MetricUse, ...] = Field(default=(), description="Metrics; the first is the main one.")
     chat: Literal["auto", "on", "off"] = Field(default="auto", description="Use of the checkpoint's chat template.")
 
+    @field_validator("extract", mode="before")
+    @classmethod
+    def _list_filters(cls, filters: object) -> object:
+        if not isinstance(filters, list | tuple):
+            raise ValueError(
+                "must be a list of filters, each with a name and a pattern, such as"
+                " [{name: number, pattern: '-?[0-9.,]+', take: -1}]"
+            )
+        return filters
+
     @field_validator("metrics", mode="before")
     @classmethod
     def _read_metrics(cls, metrics: Any) -> Any:

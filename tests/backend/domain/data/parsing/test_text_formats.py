@@ -55,12 +55,15 @@ def test_a_head_that_is_cut_off_gives_the_whole_rows_before_the_cut() -> None:
         ("x.jsonl", "{}".encode("utf-16"), "UTF-16"),
         ("x.txt", "{}".encode("utf-16"), "UTF-16"),
         ("x.csv.gz", b"plainly not", "not compressed by gzip"),
+        ("x.csv", b"question,answer\n", "'x.csv' has a header and no rows"),
+        ("x.csv.gz", gzip.compress(b"question,answer"), "has a header and no rows"),
     ],
 )
 def test_an_unreadable_file_is_refused(name: str, head: bytes, words: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         sniff_bytes(name, head)
     assert words in caught.value.message
+    assert "longer than" not in caught.value.message
 
 
 def test_a_file_that_is_not_parquet_is_refused() -> None:

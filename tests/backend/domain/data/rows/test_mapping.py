@@ -265,6 +265,14 @@ def test_long_answers_to_questions_are_training_rows_and_short_ones_a_benchmark(
     assert recognise([{"question": "Why?", "answer": "Because."}]).kind == "benchmark"
 
 
+def test_short_answers_in_sentences_are_training_rows() -> None:
+    """A benchmark would split such an answer at its semicolon into two."""
+    prose = ['It is 1; "sum" adds nothing.', "Mira lives in the tower.", 'Press "save" first; then close it.']
+    assert recognise([{"question": "How?", "answer": text} for text in prose]).kind == "instruction"
+    names = ["Oslo", "Los Angeles, Calif.", "The Old Mill by the River", "4; four"]
+    assert recognise([{"question": "Where?", "answer": text} for text in names]).kind == "benchmark"
+
+
 def test_previews_are_plain_text_with_the_right_choice_marked() -> None:
     assert render_preview({"question": "2 + 2?", "choices": ["3", "4"], "answer": 1}) == "2 + 2?\n  A. 3\n* B. 4"
     assert render_preview({"messages": [USER, GOOD]}) == "user: Where is Mira?\nassistant: In the tower."

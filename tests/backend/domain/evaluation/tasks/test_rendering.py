@@ -153,6 +153,11 @@ def test_an_error_names_field_value_and_remedy(values: dict[str, object], row: d
         ("[acc, acc_norm]", "[accuracy]", "Line 7: There is no metric 'accuracy'"),
         ("[acc, acc_norm]", "[bleu]", "Line 7: There is no metric 'bleu'.*There are: acc,"),
         ("kind: multiple_choice", "kind: multi", "Line 3: kind: .*'multiple_choice'"),
+        (
+            "[acc, acc_norm]",
+            "[acc]\nextract: {last: '(\\d+)'}",
+            "extract: must be a list of filters, each with a name and a pattern, such as .*name: number, pattern",
+        ),
         ("prompt:", "promt:", "Line 4: promt is not a field; did you mean prompt"),
         ("answer:", "# answer:", "needs `answer`"),
     ],
