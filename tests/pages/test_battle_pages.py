@@ -379,6 +379,17 @@ def test_the_raters_list_counts_sides_as_its_flags_do(site: Context, scenario: S
     assert "Votes are those on the board. Pace, sides and quality flags count repeats and gold pairs too." in shown
 
 
+def test_the_raters_list_fits_a_page(site: Context, scenario: Scenario) -> None:
+    """Fifteen columns were wider than a window of 1280 pixels, which cut off the last, “Link”."""
+    campaign = scenario.campaign()
+    rater = create_rater_link(site, campaign.id, name="Owl", person=LOCAL).rater
+    scenario.votes(campaign, "Elm", rater=rater)
+    app = open_page("evaluate/battles.py", campaign=campaign.id, tab="Raters")
+    (table,) = [part.value for part in app.table if "Access" in part.value]
+    assert re.fullmatch(r"link, until \d+ \w+ \d{4}", table["Access"].iloc[0])
+    assert not {"Link", "Gold passed"} & set(table)
+
+
 def test_the_training_plan_says_that_raters_are_flagged(site: Context, scenario: Scenario) -> None:
     campaign = scenario.campaign(num_prompts=30, dataset_rows=60)
     scenario.votes(campaign, "Elm", rater=link_rater(site, campaign.id, "careful"), limit=9)

@@ -36,7 +36,7 @@ from pages.components.confirm import close_menu, draw_confirmed_in_menu, menu_ke
 from pages.components.frame import handled, plain, rerun_after
 from pages.components.links import draw_who_reaches, tab_link
 from pages.components.numbers import form_button
-from pages.components.tables import draw_table
+from pages.components.tables import MISSING, draw_table
 from pages.components.words import day, when
 
 FRESH = "fresh_rater_links"
@@ -63,7 +63,8 @@ def draw_raters(ctx: Context, person: Person, campaign: CampaignView) -> None:
             )
             for row in rows
         ]
-        draw_table(lines, key="raters", alt="Raters")
+        measured = [title for title in lines[0] if any(line[title] != MISSING for line in lines)]
+        draw_table([{title: line[title] for title in measured} for line in lines], key="raters", alt="Raters")
         if any(quality[row.rater.id].num_votes > row.num_votes for row in rows if row.rater.id in quality):
             st.caption("Votes are those on the board. Pace, sides and quality flags count repeats and gold pairs too.")
         if number := sum(flagged.values()):
@@ -260,7 +261,7 @@ def _rater_line(
         "Access": (
             "imported"
             if is_imported
-            else "link"
+            else f"link, {_link_state(row, now)}"
             if row.is_link
             else "account"
             if row.rater.id != LOCAL_RATER
@@ -268,20 +269,21 @@ def _rater_line(
         ),
         "Votes": row.num_votes,
         "Skipped": row.num_skipped,
-        "On the board": "excluded" if excluded else "yes" if row.num_votes else "–",
-        "Median seconds per vote": f"{quality.seconds:.1f}" if quality and quality.seconds else "–",
-        "Chose side A": f"{percent(left.value)} of {left.n}" if left else "–",
-        "Agrees with others": percent(agreement.value) if agreement else "–",
+        "On the board": "excluded" if excluded else "yes" if row.num_votes else MISSING,
+        "Median seconds per vote": f"{quality.seconds:.1f}" if quality and quality.seconds else MISSING,
+        "Chose side A": f"{percent(left.value)} of {left.n}" if left else MISSING,
+        "Agrees with others": percent(agreement.value) if agreement else MISSING,
         "Kappa": (
-            f"{quality.kappa + 0.0:.2f}".replace("-0.00", "0.00") if quality and quality.kappa is not None else "–"
+            f"{quality.kappa + 0.0:.2f}".replace("-0.00", "0.00") if quality and quality.kappa is not None else MISSING
         ),
-        "Same on repeats": f"{percent(consistency.value)} of {consistency.n}" if consistency else "–",
-        "Gold passed": f"{percent(gold.value)} of {gold.n}" if gold else "–",
+        "Same on repeats": f"{percent(consistency.value)} of {consistency.n}" if consistency else MISSING,
+        "Gold passed": f"{percent(gold.value)} of {gold.n}" if gold else MISSING,
         "Quality flags": len(quality.flags) if quality else 0,
         "Battles flagged": num_flagged,
-        "Link": (
-            "–"
-            if not row.rater.expires_at
-            else f"{'until' if row.rater.expires_at > now else 'ended'} {day(row.rater.expires_at)}"
-        ),
     }
+
+
+def _link_state(row: RaterRow, now: datetime) -> str:
+    if row.rater.expires_at is None:
+        return "ended"
+    return f"{'until' if row.rater.expires_at > now else 'ended'} {day(row.rater.expires_at)}"
