@@ -99,8 +99,8 @@ def draw_campaign_form(ctx: Context, person: Person) -> None:
         type=["jsonl"],
         accept_multiple_files=True,
         key="campaign_files",
-        help='JSON lines {"prompt", "completion"}, one file a model, which gives the contestant its name. Of a file with'
-        " several columns of completions each may be a contestant.",
+        help='JSON lines {"prompt", "completion"}, one file a model, which gives the contestant its name. A file with'
+        " several columns of completions holds a contestant in each.",
     )
     files = {upload.name: upload.getvalue().decode("utf-8", "replace") for upload in uploads}
     entered_files = [source for upload in uploads for source in _draw_columns(upload, files[upload.name])]
