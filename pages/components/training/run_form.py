@@ -197,7 +197,7 @@ def _follow_choices(ctx: Context, objective: Objective, method: str, values: Map
         _fit_cadence(typed)
         return
     parts = {part: values.get(part) for part in ("dataset", "base", "architecture", "tokenizer")}
-    keeps_others = origin != "defaults" and basis[0] == before[0]
+    keeps_others = origin != "defaults" and before is not None and basis[0] == before[0]
     fixed = typed.union(path for path in ON_FORM if not _follows_method(path)) if keeps_others else typed
     chosen = {path: get_field(path) for path in ON_FORM if path in fixed and get_field(path) is not None}
     suggested = suggest_defaults(ctx, objective=objective, method=method, chosen=chosen, **parts)
