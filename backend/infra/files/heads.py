@@ -11,7 +11,7 @@ import pyarrow
 from pyarrow import feather
 
 from backend.domain.data.parsing.text_formats import MAX_ROW_BYTES, TABLES, sniff_rows, suffix_of
-from backend.domain.data.rows.columns import ForeignFile, SourceHead
+from backend.domain.data.rows.columns import EncodedFile, SourceHead
 from backend.domain.data.versions.saved_splits import SavedChoice
 from backend.domain.json_values import Row
 from backend.errors import InvalidInput
@@ -33,13 +33,13 @@ class _FirstRows(NamedTuple):
 
     rows: list[Row]
     unreadable: tuple[str, ...] = ()
-    foreign: ForeignFile | None = None
+    foreign: EncodedFile | None = None
 
 
 class NotUtf8(InvalidInput):
     """A file of which no row can be read as UTF-8."""
 
-    def __init__(self, foreign: ForeignFile) -> None:
+    def __init__(self, foreign: EncodedFile) -> None:
         super().__init__(
             f"{foreign.name} is not UTF-8 ({foreign.where}), and no row can be read as UTF-8.",
             remedy=f"Choose its encoding; perhaps {foreign.likely}." if foreign.likely else "Choose its encoding.",
@@ -153,7 +153,7 @@ def _rows_of_text(name: str, head: bytes, *, limit: int, encoding: str | None) -
     foreign = _foreign(text)
     try:
         rows, unreadable = sniff_rows(name, text, limit=limit)
-        named = ForeignFile(name, foreign, guess_encoding(text) or "") if foreign else None
+        named = EncodedFile(name, foreign, guess_encoding(text) or "") if foreign else None
         return _FirstRows(rows, tuple(unreadable), named)
     except InvalidInput as error:
         wide = None if encoding else guess_wide_encoding(head)
@@ -167,7 +167,7 @@ def _rows_of_text(name: str, head: bytes, *, limit: int, encoding: str | None) -
                 remedy="Choose a file of text or rows, or extract it first.",
                 field="file",
             ) from error
-        raise NotUtf8(ForeignFile(name, foreign, guess or "")) from error
+        raise NotUtf8(EncodedFile(name, foreign, guess or "")) from error
 
 
 def _as_utf8(head: bytes, encoding: str | None) -> bytes:

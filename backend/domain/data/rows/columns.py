@@ -173,7 +173,7 @@ class SampleRows:
 
 
 @dataclass(frozen=True)
-class ForeignFile:
+class EncodedFile:
     """A file with bytes that are not UTF-8, where they begin, and the encoding that fits them, "" if none does."""
 
     name: str
@@ -199,7 +199,7 @@ class SourceHead:
     files: int
     bytes: int
     left_out: int = 0
-    foreign: tuple[ForeignFile, ...] = ()
+    foreign: tuple[EncodedFile, ...] = ()
     val_split: str = ""
     unreadable: tuple[str, ...] = ()
     others: tuple[tuple[str, list[Row]], ...] = ()
