@@ -39,7 +39,6 @@ from pages.components.training.launch_checks import (
     draw_row_preview,
     draw_warnings,
     mark_fields,
-    pinned_config,
 )
 from pages.components.training.placement import draw_placement_choice
 from pages.components.training.run_form import LAST_VALID, FormState, draw_run_form, fill_form, start_form
@@ -58,7 +57,7 @@ def open_form(ctx: Context) -> None:
     """
     query = address_parts()
     if "run" in query:
-        config = pinned_config(run_detail(ctx, query["run"]))
+        config = run_detail(ctx, query["run"]).config
         fill_form(with_changes(config, query.get("set", "")).model_copy(update={"name": ""}), origin="copy")
         return
     recipe = query.get("recipe") or ("" if query or not _exists(ctx, RECIPES[STARTER].config.dataset) else STARTER)
@@ -243,7 +242,7 @@ def draw_one_run(ctx: Context, person: Person) -> None:
     parent = run_detail(ctx, st.query_params["run"]) if st.query_params.get("run") else None
     left, right = _halves()
     with left:
-        form = draw_run_form(ctx, copied=pinned_config(parent) if parent else None)
+        form = draw_run_form(ctx, copied=parent.config if parent else None)
     keep_draft(ctx, person, form.values, address_parts())
     config, expected, problem = check(ctx, form)
     mark_fields(problem)
@@ -272,7 +271,7 @@ def draw_a_sweep(ctx: Context, person: Person) -> None:
     parent = run_detail(ctx, st.query_params["run"]) if st.query_params.get("run") else None
     left, right = _halves()
     with left:
-        form = draw_run_form(ctx, named=False, copied=pinned_config(parent) if parent else None)
+        form = draw_run_form(ctx, named=False, copied=parent.config if parent else None)
     keep_draft(ctx, person, form.values, address_parts())
     config, expected, problem = check(ctx, form)
     mark_fields(problem)

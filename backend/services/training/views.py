@@ -102,7 +102,9 @@ class CheckpointLine:
 
 @dataclass(frozen=True)
 class RunDetail:
-    """A run in full. `resume_step` is the newest checkpoint's step, None without one."""
+    """A run in full. `config` names the dataset's version and the base checkpoint that the run was trained on, whatever
+    is newest now. `resume_step` is the newest checkpoint's step, None without one.
+    """
 
     run: RunView
     config: RunConfig
@@ -204,7 +206,7 @@ def run_detail(ctx: Context, name_or_id: str) -> RunDetail:
         parent = session.get(Run, row.parent_id) if row.parent_id else None
         return RunDetail(
             run=run,
-            config=row.launched_config,
+            config=_exact_config(row.launched_config, run),
             job=view(job) if job else None,
             dataset_id=version.dataset_id if version else None,
             architecture=architecture.name if architecture else None,
@@ -226,14 +228,21 @@ def expected_start(ctx: Context, job_id: str) -> ExpectedStart:
 
 
 def read_configs(ctx: Context, run_ids: Sequence[str]) -> list[RunConfig | None]:
-    """Return the runs' configs with the version of the dataset that each was trained on; None for an imported run."""
+    """Return the runs' configs as `RunDetail` has them; None for an imported run."""
     with ctx.db.read() as session:
         runs = {run.id: run for run in session.scalars(select(Run).where(Run.id.in_(run_ids)))}
-        datasets = {run.id: run.dataset for run in views_of(session, [(run, None) for run in runs.values()])}
+        views = {run.id: run for run in views_of(session, [(run, None) for run in runs.values()])}
         return [
-            run.config.model_copy(update={"dataset": datasets[run.id] or run.config.dataset}) if run.config else None
+            _exact_config(run.config, views[run.id]) if run.config else None
             for run in (runs[run_id] for run_id in run_ids)
         ]
+
+
+def _exact_config(config: RunConfig, run: RunView) -> RunConfig:
+    """Return a run's config with the dataset's version and the base checkpoint that it was trained on: a dataset's name
+    stands for its newest version, and a run's for its newest checkpoint.
+    """
+    return config.model_copy(update={"dataset": run.dataset or config.dataset, "base": run.base or config.base})
 
 
 def unique_names(runs: Sequence[RunView | Run]) -> list[str]:

@@ -71,17 +71,12 @@ def draw_warnings(warnings: Sequence[LaunchWarning]) -> None:
             st.markdown(f"**{field_label(warning.field)}.** {plain(warning.sentence)} :gray[{plain(warning.cure)}]")
 
 
-def pinned_config(detail: RunDetail) -> RunConfig:
-    """Return a run's config with the version of the dataset that it was trained on, whatever is newest now."""
-    return detail.config.model_copy(update={"dataset": detail.run.dataset or detail.config.dataset})
-
-
 def draw_config_changes(before: RunDetail, now: RunConfig) -> None:
     """Draw the differences from the run that the form was copied from."""
     with st.container(border=True, key="launch_changes", gap="small"):
         st.subheader("A new run from", anchor=False)
         page_link(routes.RUN, plain(before.run.name), {"run": before.run.id}, icon="subdirectory_arrow_right")
-        changes = list_differences([pinned_config(before), now])
+        changes = list_differences([before.config, now])
         if not changes:
             st.caption("Nothing differs from it yet.")
             return

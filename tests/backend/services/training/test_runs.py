@@ -14,6 +14,7 @@ from backend.db.tables import DatasetVersion, Job, Provider, Tokenizer
 from backend.domain.jobs.placement import Partition
 from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.states import Status
+from backend.domain.training.config import parse_run_config
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound, Unavailable
 from backend.recipes import RECIPES
 from backend.services.checkpoints.checkpoints import list_checkpoints, rename_checkpoint
@@ -25,6 +26,7 @@ from backend.services.jobs.workers import beat
 from backend.services.serving.costs import read_price_ledger
 from backend.services.training.diagnosis import diagnose_run
 from backend.services.training.imported_runs import import_log
+from backend.services.training.reports import run_report_text
 from backend.services.training.run_table import read_run_table
 from backend.services.training.runs import (
     _subject,
@@ -45,6 +47,7 @@ from backend.services.training.views import (
     list_samples,
     read_configs,
     read_run_log,
+    run_detail,
 )
 from tests.support.clock import Clock
 from tests.support.curves import read_curve
@@ -498,6 +501,26 @@ def test_configs_name_the_version_that_a_run_was_trained_on(ctx: Context, scenar
     ]
 
 
+def test_a_config_launches_the_same_run_after_a_new_version_and_a_new_checkpoint(
+    ctx: Context, scenario: Scenario
+) -> None:
+    """A run launched with `dataset: chat` and `base: first` has YAML that said so: later it was trained on others."""
+    first = scenario.run(name="first")
+    scenario.checkpoint(run=first, step=100)
+    scenario.dataset("chat", kind="instruction")
+    values = {"objective": "sft", "dataset": "chat", "base": "first", "architecture": None, "tokenizer": None}
+    run = launch_run(ctx, make_config(**values), person=LOCAL)
+    dataset = run_detail(ctx, run.id).dataset_id
+    add_row(ctx, DatasetVersion(dataset_id=dataset, number=2, folder="datasets/other", train_rows=9, val_rows=1))
+    scenario.checkpoint(run=first, step=200)
+    config = parse_run_config(run_detail(ctx, run.id).config.to_yaml())
+    assert (config.dataset, config.base) == ("chat@1", "first · step 100")
+    assert read_configs(ctx, [run.id]) == [config]
+    assert "dataset: chat@1\n" in run_report_text(ctx, run.id)
+    again = launch_run(ctx, config, person=LOCAL)
+    assert (again.dataset, again.base_id) == ("chat@1", run.base_id)
+
+
 def test_losses_count_since_the_last_checkpoint(ctx: Context, scenario: Scenario) -> None:
     """A run of months failed at the third lost worker, however far apart."""
     run = scenario.run()
@@ -519,8 +542,6 @@ def test_the_log_says_where_an_attempt_begins(ctx: Context, scenario: Scenario) 
 
 @pytest.mark.parametrize("name", list(RECIPES))
 def test_every_recipe_survives_a_round_trip_through_yaml(name: str) -> None:
-    from backend.domain.training.config import parse_run_config
-
     config = RECIPES[name].config
     assert parse_run_config(config.to_yaml()) == config
 
