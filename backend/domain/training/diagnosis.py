@@ -42,6 +42,8 @@ SPIKE_SIGMAS, SPIKE_SHARE = 12.0, 0.15
 """A spike: 12 robust standard deviations and 15 % of the loss above the rolling median; small batches reach 6 to 8."""
 DIVERGED_SHARE = 0.25
 """Diverged: the loss has lost a quarter of its gain."""
+UNSTABLE_SHARE, UNSTABLE_SIGMAS = 0.5, 5.0
+"""Unstable: the smoothed loss rose by half, and by five times its noise, and came back."""
 FLAT_SHARE = 0.01
 """A plateau: with 95 % certainty less than 1 % better over the last two fifths of the steps, and no sign of a fall."""
 OVER_FIT_SHARE, OVER_FIT_SIGMAS = 0.02, 5.0
@@ -65,6 +67,7 @@ class Kind(StrEnum):
     EXPLODING = "exploding_gradients"
     STILL = "nothing_learned"
     DEAD = "dead_gradients"
+    UNSTABLE = "unstable"
     SPIKES = "spikes"
     OVER_FIT = "over_fit"
     STARVING = "starving_loader"
@@ -78,6 +81,7 @@ SEVERITY: dict[Kind, str] = {
     Kind.EXPLODING: "error",
     Kind.STILL: "error",
     Kind.DEAD: "error",
+    Kind.UNSTABLE: "warning",
     Kind.SPIKES: "warning",
     Kind.OVER_FIT: "warning",
     Kind.STARVING: "warning",
@@ -158,7 +162,10 @@ def diagnose(series: Mapping[str, Series], facts: RunFacts) -> list[Finding]:
         findings += _worse_than_guessing(series, facts)
     kinds = {finding.kind for finding in findings}
     if kinds & {Kind.DIVERGED, Kind.NOT_FINITE}:  # its consequences are not reported again
-        findings = [finding for finding in findings if finding.kind not in (Kind.PLATEAU, Kind.TOO_SLOW, Kind.OVER_FIT)]
+        consequences = {Kind.UNSTABLE, Kind.PLATEAU, Kind.TOO_SLOW, Kind.OVER_FIT}
+        findings = [finding for finding in findings if finding.kind not in consequences]
+    elif Kind.UNSTABLE in kinds:
+        findings = [finding for finding in findings if finding.kind not in (Kind.EXPLODING, Kind.SPIKES)]
     order = list(SEVERITY)
     return sorted(findings, key=lambda finding: order.index(finding.kind))
 
@@ -277,9 +284,11 @@ def _course(series: Mapping[str, Series], facts: RunFacts) -> Iterator[Finding]:
     yield from diverged
     over_fit = list(_over_fit(series.get("val_loss"), train, facts))
     yield from over_fit
-    slow = list(_too_slow(train, facts, skipped))
+    unstable = [] if diverged else list(_unstable(train, facts))
+    yield from unstable
+    slow = [] if unstable else list(_too_slow(train, facts, skipped))
     yield from slow
-    if not (diverged or over_fit or slow):
+    if not (diverged or over_fit or unstable or slow):
         yield from _plateau(train, facts, skipped)
 
 
@@ -331,13 +340,41 @@ def _diverged(train: Series, facts: RunFacts, skipped: int) -> Iterator[Finding]
     gained = start - low
     if rise < DIVERGED_SHARE * max(gained, 0.0) or rise < 0.03 * abs(low):
         return
-    step = int(train.steps[lowest])
     never = " It never came below where it began." if gained < 2 * noise else ""
+    if low > train.values[0]:  # it rose from the first step on, within the first window
+        low, lowest = float(train.values[0]), 0
+    step = int(train.steps[lowest])
     cause = "The learning rate is too high: updates overshoot."
     yield Finding(
         Kind.DIVERGED,
         f"The loss has risen from {low:.3f} at step {step:,} to {end:.3f}, and stays there.{never}",
         cause,
+        step,
+        *_calmer(facts),
+    )
+
+
+def _unstable(train: Series, facts: RunFacts) -> Iterator[Finding]:
+    """Yield a finding if the loss rose far for many steps and came back, as it does when a learning rate that is too
+    high decays.
+    """
+    smooth = _rolling_median(train.values, max(9, len(train) // 25))
+    lowest = np.minimum.accumulate(smooth)
+    top = int(np.argmax(smooth - lowest))
+    begin = int(np.argmin(smooth[: top + 1]))
+    # the first windows share a median: a rise from the first step on began at the first loss
+    low, high, end = min(float(smooth[begin]), float(train.values[0])), float(smooth[top]), float(smooth[-1])
+    rise = high - low
+    if rise < UNSTABLE_SHARE * abs(low) or rise < UNSTABLE_SIGMAS * _noise(train.values) or high - end < rise / 2:
+        return
+    step, peak = int(train.steps[begin]), int(train.steps[top])
+    schedule = facts.config.schedule if facts.config else "constant"
+    decayed = " as the learning rate decayed" if schedule != "constant" else ""
+    yield Finding(
+        Kind.UNSTABLE,
+        f"The loss rose from {low:.3f} at step {step:,} to {high:.3f} at step {peak:,} and came back to"
+        f" {end:.3f}{decayed}.",
+        "The peak learning rate is too high, or its warm-up too short: most of these steps taught nothing.",
         step,
         *_calmer(facts),
     )

@@ -193,7 +193,14 @@ FACTS = (
     RunField("created", "Created", ValueKind.TIME, "time", "Run"),
     RunField("started", "Started", ValueKind.TIME, "time", "Run"),
     RunField("finished", "Finished", ValueKind.TIME, "time", "Run"),
-    RunField("dataset", "Dataset", ValueKind.TEXT, "text", "Run", "Name and version, such as stories@2."),
+    RunField(
+        "dataset",
+        "Dataset",
+        ValueKind.TEXT,
+        "text",
+        "Run",
+        "Name and version, such as stories@2; in a filter, a name alone is any version.",
+    ),
     RunField("base", "Base", ValueKind.TEXT, "text", "Run", "The checkpoint that the run started from."),
     RunField("architecture", "Architecture", ValueKind.TEXT, "text", "Run"),
     RunField("tokenizer", "Tokenizer", ValueKind.TEXT, "text", "Run"),
@@ -391,6 +398,18 @@ class RunTable:
             inner = name.partition(".")[2]
             return lambda row: _plain(row.shape.get(inner))
         return _config_reader(name)
+
+    def filter_reader(self, name: str) -> Callable[[RunRow], Value]:
+        """Return what a filter compares: a dataset also by its name alone, for any version."""
+        read = self.reader(name)
+        if name != "dataset":
+            return read
+
+        def names(row: RunRow) -> Value:
+            label = read(row)
+            return (label, label.partition("@")[0]) if isinstance(label, str) else label
+
+        return names
 
     @cached_property
     def _facts(self) -> dict[str, Callable[[RunRow], Value]]:

@@ -10,6 +10,7 @@ from functools import lru_cache
 from sqlalchemy import select
 
 from backend.db.tables import Architecture, Checkpoint, Job, Run, Tokenizer
+from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.jobs.states import ACTIVE, Status
 from backend.domain.scaling.shapes import count_without_embeddings
 from backend.domain.training.diagnosis import (
@@ -64,7 +65,9 @@ def diagnose_run(ctx: Context, name_or_id: str) -> list[Finding]:
         job = session.get(Job, run.job_id) if run.job_id else None
         tokenizer = run.config.tokenizer if run.config else None
         vocab_size = session.scalar(select(Tokenizer.vocab_size).where(Tokenizer.name == tokenizer))
-        architecture = session.get(Architecture, run.architecture_id) if run.architecture_id else None
+        stored = session.get(Architecture, run.architecture_id) if run.architecture_id else None
+        own = run.config.architecture if run.config else None
+        shape = stored.config if stored else own if isinstance(own, ArchitectureConfig) else None
         base = session.get(Checkpoint, run.base_id) if run.base_id else None
         points = {
             name: read_points(session, run.id, name_id)
@@ -77,7 +80,7 @@ def diagnose_run(ctx: Context, name_or_id: str) -> list[Finding]:
         failure=job.error.cause if job is not None and job.status == Status.FAILED else "",
         not_finite=run.summary.not_finite,
         vocab_size=vocab_size or (base.facts.vocab_size if base else None),
-        body=count_without_embeddings(architecture.config) if architecture else base.parameters if base else None,
+        body=count_without_embeddings(shape) if shape else base.parameters if base else None,
     )
     return diagnose({name: Series(one.steps, one.values) for name, one in points.items()}, facts)
 

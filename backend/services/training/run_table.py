@@ -81,7 +81,7 @@ def find_runs(ctx: Context, query: RunQuery, *, table: RunTable | None = None, z
     expression = parse_filter(
         query.filter, table.filter_fields, aliases=ALIASES, ambiguous=table.ambiguous, now=table.now, zone=zone
     )
-    passes = matcher(expression, table.reader)
+    passes = matcher(expression, table.filter_reader)
     text, statuses = query.text.strip().casefold(), frozenset(map(str, query.statuses))
     passing = [
         row
@@ -104,12 +104,14 @@ def suggest_filter_values(table: RunTable, query: RunQuery) -> list[str]:
     for test in tests_of(expression):
         if test.operator != "=" or not isinstance(test.value, str) or table.fields[test.field].choices:
             continue
+        if any(map(matcher(test, table.filter_reader), table.rows)):
+            continue
         read, text = table.reader(test.field), test.value.casefold()
         values = [read(row) for row in table.rows]
         texts = [part for value in values for part in (value if isinstance(value, tuple) else (value,))]
         known = {part.casefold(): part for part in sorted({part for part in texts if isinstance(part, str)})}
         near = next((name for name in known if text in name), None) or nearest_name(text, known)
-        if text not in known and near:
+        if near:
             advice.append(f"No run has {test.field} {quote(test.value)}. Did you mean {quote(known[near])}?")
     return advice
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -214,6 +215,46 @@ def test_a_loss_that_leaps_up_at_once_has_diverged() -> None:
     rng = np.random.default_rng(0)
     loss = np.concatenate([np.linspace(5.6, 5.0, 40), np.full(160, 7.4)]) + rng.normal(0, 0.05, 200)
     assert Kind.DIVERGED in kinds({"train_loss": curve(loss)}, config=config(max_steps=200, learning_rate=1.0))
+
+
+def test_a_loss_that_rose_from_the_first_step_on_has_risen_from_its_first_value() -> None:
+    rng = np.random.default_rng(0)
+    way = np.interp(np.arange(1, 151), [1, 20, 150], [7.6, 50, 900]) * np.exp(rng.normal(0, 0.02, 150))
+    way[0] = 7.6
+    finding = only({"train_loss": curve(way)}, vocab_size=2048)
+    assert finding.sentence.startswith("The loss has risen from 7.600 at step 1 to ")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_loss_that_rose_far_and_came_back_is_named(seed: int) -> None:
+    """A run whose loss went from 7.6 to 120 and came back as the learning rate decayed finished without a word."""
+    rng = np.random.default_rng(seed)
+    way = np.interp(np.arange(1, 201), [1, 12, 60, 120, 200], [7.6, 90, 120, 30, 7.2])
+    sick = {"train_loss": curve(way * np.exp(rng.normal(0, 0.08, 200)))}
+    sick["grad_norm"] = curve(np.interp(np.arange(200), [0, 100, 200], [2, 60, 3]) * np.exp(rng.normal(0, 0.4, 200)))
+    wild = config(max_steps=200, learning_rate=5.0)
+    finding = only(sick, config=wild, vocab_size=2048, body=6_000)
+    assert finding.kind is Kind.UNSTABLE
+    assert finding.severity == "warning"
+    assert re.match(
+        r"The loss rose from [78].* to 1[0-9]{2}.* and came back to [678].* as the learning", finding.sentence
+    )
+    (change,) = [value for name, value in finding.changes if name == "learning_rate"]
+    assert isinstance(change, float)
+    assert change < 0.03, "one of the usual rates"
+    assert breaking_finding([finding]) is None, "its weights are as good as its last losses"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_hump_in_the_middle_of_a_run_is_named_with_where_it_began(seed: int) -> None:
+    series = healthy(seed)
+    at = np.arange(STEPS)
+    hump = 3.0 * np.exp(-(((at - 300) / 60) ** 2))
+    finding = only({"train_loss": curve(series["train_loss"].values + hump)})
+    assert finding.kind is Kind.UNSTABLE
+    assert finding.step is not None
+    assert 120 <= finding.step <= 260
+    assert finding.changes == (("learning_rate", 0.001),)
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -36,7 +36,14 @@ from backend.services.dependents import Use
 from backend.services.people.saved_views import delete_view, list_saved_views, save_view
 from backend.services.training.deletion import delete_runs, plan_deletion
 from backend.services.training.imported_runs import import_log
-from backend.services.training.run_table import RunQuery, find_runs, fold_runs, read_run_table, stream_runs_csv
+from backend.services.training.run_table import (
+    RunQuery,
+    find_runs,
+    fold_runs,
+    read_run_table,
+    stream_runs_csv,
+    suggest_filter_values,
+)
 from backend.services.training.runs import archive_runs, launch_run, rename_run, resume_run, set_tags, tag_runs
 from backend.services.training.views import RunView, list_runs
 from tests.support.run_world import claim, end, make_config, report
@@ -82,6 +89,20 @@ def test_runs_are_found_by_any_field_and_sorted(ctx: Context) -> None:
     assert found(ctx, "status = finished and architecture.num_layers = 2 and tok_per_sec > 800")
     assert found(ctx, "dataset contains tales and steps = 100", text="fas") == ["fast"]
     assert found(ctx, statuses=(Status.QUEUED,)) == []
+
+
+def test_a_dataset_without_a_version_is_any_version_of_it(ctx: Context, scenario: Scenario) -> None:
+    """`dataset = noise` matched no run in silence, and `dataset = noise@1` all."""
+    finished(ctx, "first", 2.0)
+    scenario.dataset("other tales")
+    finished(ctx, "second", 2.0, dataset="other tales")
+    for expression in ("dataset = Tales", "dataset = tales@1", "dataset in (tales, qqq)", 'dataset != "other tales"'):
+        assert found(ctx, expression) == ["first"], expression
+        assert suggest_filter_values(read_run_table(ctx), RunQuery(filter=expression)) == []
+    advice = suggest_filter_values(read_run_table(ctx), RunQuery(filter="dataset = other"))
+    assert advice == ['No run has dataset other. Did you mean "other tales@1"?']
+    assert found(ctx, "dataset = tales@2") == found(ctx, "dataset = tale") == []
+    assert found(ctx, "not dataset = tales") == ["second"]
 
 
 def test_a_config_is_read_with_its_defaults_and_a_field_without_effect_is_missing(ctx: Context) -> None:

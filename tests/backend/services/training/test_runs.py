@@ -53,6 +53,7 @@ from tests.support.clock import Clock
 from tests.support.curves import read_curve
 from tests.support.jobs import list_jobs
 from tests.support.run_world import (
+    SHAPE,
     claim,
     end,
     make_config,
@@ -593,3 +594,14 @@ def test_a_diverged_run_of_a_base_is_measured_by_the_vocabulary_of_the_base(ctx:
     parts = {"architecture": None, "tokenizer": None, "objective": "sft", "dataset": "asks"}
     run = scenario.run(high, status=Status.FINISHED, base="Oak", **parts)
     assert "equally likely has 6.2." in diagnose_run(ctx, run.id)[0].sentence
+
+
+def test_a_diverged_run_of_an_inline_architecture_is_cured_by_a_usual_learning_rate(
+    ctx: Context, scenario: Scenario
+) -> None:
+    """Launched from YAML with learning rate 5, it was told to run again with 1.7."""
+    high = {"type": "metrics", "step": 100, "time": 1.0, "values": {"train_loss": 40.0}}
+    run = scenario.run(high, status=Status.FINISHED, architecture=SHAPE, learning_rate=5.0)
+    (rate,) = [value for name, value in diagnose_run(ctx, run.id)[0].changes if name == "learning_rate"]
+    assert isinstance(rate, float)
+    assert rate < 0.1
