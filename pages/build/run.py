@@ -47,7 +47,7 @@ def draw_run(ctx: Context, person: Person, detail: RunDetail) -> None:
     findings = diagnose_run(ctx, run.id)
     breaking = breaking_finding(findings)
     draw_facts(ctx, detail)
-    live_part(DIAGNOSE_S if run.is_active else None)(lambda: draw_strip(ctx, get_run(ctx, run.id), detail.config))()
+    live_part(DIAGNOSE_S if run.is_active else None)(lambda: draw_strip(ctx, get_run(ctx, run.id), detail))()
     draw_run_actions(ctx, person, detail, breaking=breaking)
     if run.status is Status.FAILED and breaking is None:
         show_problem(run.error.cause or "The run failed.", run.error.remedy)
@@ -78,7 +78,7 @@ def draw_tab(ctx: Context, person: Person, detail: RunDetail, findings: Sequence
         draw_curves(ctx, person, run, findings)
         live_part(DIAGNOSE_S if run.is_active else None)(lambda: draw_run_scores(ctx, run.id))()
     elif name == "Predictions":
-        live_part(DIAGNOSE_S if run.is_active else None)(lambda: draw_held_out(ctx, get_run(ctx, run.id)))()
+        live_part(DIAGNOSE_S if run.is_active else None)(lambda: draw_held_out(ctx, get_run(ctx, run.id), detail))()
     elif name == "Checkpoints":
         breaking = breaking_finding(findings)
         live_part(every)(lambda: draw_checkpoints(ctx, run_detail(ctx, run.id), breaking=breaking))()

@@ -8,7 +8,8 @@ from functools import partial
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from backend.db.tables import Run
+from backend.db.tables import DatasetVersion, Run
+from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.states import Status
 from backend.domain.training.held_out import FILE, HeldOutRow, HeldOutRows
 from backend.domain.wording import format_duration
@@ -17,14 +18,14 @@ from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import LOCAL, Context
 from backend.services.estimates.forecasts import QueuePosition, forecast
 from backend.services.health import BROKER, HEALTH
-from backend.services.jobs.claims import give_back
+from backend.services.jobs.claims import end_job, give_back
 from backend.services.jobs.gangs import choose_gang, join_gang
 from backend.services.jobs.workers import beat, list_workers
 from backend.services.situation import read_situation
 from backend.services.training.events import forget_after
 from backend.services.training.figures import last_step_of
 from backend.services.training.imported_runs import import_log
-from backend.services.training.runs import set_tags, stop_run
+from backend.services.training.runs import resume_run, set_tags, stop_run
 from backend.services.training.views import get_run, list_runs, run_detail
 from pages.components.checkpoints.offers import label_usable_first
 from pages.components.training.estimate_card import describe_queue, describe_tokens
@@ -255,6 +256,62 @@ def test_a_validation_of_a_single_row_is_said_to_measure_little(site: Context, s
         held_out = HeldOutRows(step=5, measure="reward", num_rows=num_rows, mean_loss=1.0, rows=())
         (folder / FILE).write_text(held_out.model_dump_json())
         assert ("Validated on 1 row: too few" in text_of(open_page("build/run.py", run=run.id))) == is_few
+
+
+def test_a_validation_cut_off_by_its_batches_says_so(site: Context, scenario: Scenario) -> None:
+    """It was told to hold out more rows, of which 40 were held out and 4 validated."""
+    base = scenario.checkpoint(run=scenario.run(name="written"), step=1)
+    scenario.dataset("pairs", kind="preference")
+    parts = {"architecture": None, "tokenizer": None, "base": base, "dataset": "pairs", "objective": "dpo"}
+    run = scenario.run(*points(1, 5), status=Status.FINISHED, **parts, eval_batches=2, micro_batch=2)
+    folder = site.artifacts.path(f"runs/{run.id}")
+    folder.mkdir(parents=True)
+    held_out = HeldOutRows(step=5, measure="pair", num_rows=4, mean_loss=1.0, rows=())
+    (folder / FILE).write_text(held_out.model_dump_json())
+    said = text_of(open_page("build/run.py", run=run.id))
+    assert (
+        "Validated on 4 of 10 held-out rows: too few to measure the model. Raise Batches per evaluation, 2 here."
+        in said
+    )
+
+
+def test_a_run_that_was_stopped_before_its_first_validation_says_so_under_predictions(
+    site: Context, scenario: Scenario
+) -> None:
+    """It had 133 validation rows and a checkpoint, and was said to have neither."""
+    run = scenario.run(name="stopped", eval_every=50)
+    taken = claim(site, run)
+    report(site, taken, *points(1, 16))
+    scenario.checkpoint(run=run, step=16)
+    end(site, taken, Status.CANCELLED)
+    said = text_of(open_page("build/run.py", run=run.id, tab="Predictions"))
+    assert "This run left no predictions: it ended before its first validation, at step 50." in said
+    with site.db.write() as session:
+        session.get_one(DatasetVersion, session.get_one(Run, run.id).dataset_version_id).val_rows = 0
+    assert "tales@1 has no validation split." in text_of(open_page("build/run.py", run=run.id, tab="Predictions"))
+
+
+def test_a_resumed_run_in_the_queue_has_no_speed(site: Context, scenario: Scenario) -> None:
+    run = scenario.run(name="first")
+    taken = claim(site, run)
+    last = {"type": "metrics", "step": 100, "time": 1.0, "values": {"train_loss": 2.0, "tok_per_sec": 180.0}}
+    report(site, taken, last)
+    assert "Tokens/s now" in dict(strip_figures(get_run(site, run.id), make_config(), now=site.now()))
+    scenario.checkpoint(run=run, step=100)
+    end(site, taken, Status.FINISHED)
+    resume_run(site, run.id, person=LOCAL, max_steps=130)
+    assert "Tokens/s now" not in dict(strip_figures(get_run(site, run.id), make_config(), now=site.now()))
+
+
+def test_a_run_that_failed_by_its_config_does_not_lead_to_the_same_failure(site: Context, scenario: Scenario) -> None:
+    """A context that was too long for the text: the one primary button started the same run again."""
+    run = scenario.run(name="short")
+    taken = claim(site, run)
+    failure = JobFailure(cause="The train split has 12 tokens.", remedy="Use a context of at most 8.", field="context")
+    with site.db.write() as session:
+        end_job(session, site, taken, Status.FAILED, error=failure)
+    page = open_page("build/run.py", run=run.id)
+    assert page.button(key="run_retry").proto.type == "secondary"
 
 
 def test_a_runs_page_counts_the_rows_that_it_leaves_out_and_truncates(site: Context, scenario: Scenario) -> None:

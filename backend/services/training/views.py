@@ -103,13 +103,15 @@ class CheckpointLine:
 @dataclass(frozen=True)
 class RunDetail:
     """A run in full. `config` names the dataset's version and the base checkpoint that the run was trained on, whatever
-    is newest now. `resume_step` is the newest checkpoint's step, None without one.
+    is newest now. `val_rows`: rows that this version holds out. `resume_step` is the newest checkpoint's step, None
+    without one.
     """
 
     run: RunView
     config: RunConfig
     job: JobView | None
     dataset_id: str | None
+    val_rows: int
     architecture: str | None
     tokenizer: str | None
     result: dict[str, int | float | str | bool]
@@ -209,6 +211,7 @@ def run_detail(ctx: Context, name_or_id: str) -> RunDetail:
             config=_exact_config(row.launched_config, run),
             job=view(job) if job else None,
             dataset_id=version.dataset_id if version else None,
+            val_rows=(version.val_rows or 0) if version else 0,
             architecture=architecture.name if architecture else None,
             tokenizer=tokenizer.name if tokenizer else None,
             result=row.summary.result,

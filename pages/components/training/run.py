@@ -90,8 +90,11 @@ def draw_imported_facts(ctx: Context, run: RunView) -> None:
         st.caption(f":material/info: {plain(note)}")
 
 
-def draw_strip(ctx: Context, run: RunView, config: RunConfig) -> None:
-    """Draw the run's figures: losses, steps, tokens, duration, speed, and the settings that matter most."""
+def draw_strip(ctx: Context, run: RunView, detail: RunDetail) -> None:
+    """Draw the run's figures: losses, steps, tokens, duration, speed, and the settings that matter most. `run` is its
+    newest state.
+    """
+    config = detail.config
     speed = None if run.is_active else figures_of_runs(ctx, [run.id])[run.id].tokens_per_s
     with st.container(border=True, key="run_strip"), st.grid(4, min_column_width=130):
         val_step = None if run.is_active else last_step_of(ctx, run.id, "val_loss")
@@ -108,8 +111,11 @@ def draw_strip(ctx: Context, run: RunView, config: RunConfig) -> None:
     if held_out is None:
         return
     if held_out.num_rows < FEW_ROWS:
-        rows = plural(held_out.num_rows, "row")
-        st.caption(f":material/info: Validated on {rows}: too few to measure the model. Hold out more.")
+        rows, cure = plural(held_out.num_rows, "row"), "Hold out more."
+        if held_out.num_rows < detail.val_rows and config.eval_batches * config.micro_batch < FEW_ROWS:
+            rows = f"{held_out.num_rows:,} of {detail.val_rows:,} held-out rows"
+            cure = f"Raise Batches per evaluation, {config.eval_batches:,} here."
+        st.caption(f":material/info: Validated on {rows}: too few to measure the model. {cure}")
     if held_out.is_silent:
         prompts = plural(held_out.num_answers, "held-out prompt")
         st.warning(
@@ -150,8 +156,9 @@ def strip_figures(
             figures.append(("Tokens", format_count(run.tokens)))
     if (seconds := run.seconds(now)) is not None:
         figures.append(("Duration", format_duration(seconds)))
-    if run.is_active and (speed := run.last.get("tok_per_sec")):
-        figures.append(("Tokens/s now", format_count(speed)))
+    if run.is_active:
+        if run.status is not Status.QUEUED and (speed := run.last.get("tok_per_sec")):
+            figures.append(("Tokens/s now", format_count(speed)))
     elif median_speed:
         figures.append(("Tokens/s, median", format_count(median_speed)))
     figures.append(("Peak LR", format_number(config.learning_rate)))
@@ -161,18 +168,20 @@ def strip_figures(
 
 
 def draw_run_actions(ctx: Context, person: Person, detail: RunDetail, *, breaking: Finding | None = None) -> None:
-    """Draw the actions that the run's status allows. The cure of a run with a `breaking` finding is not to start it
-    again: that stands last, and not at all where it would start from spoiled weights or from none.
+    """Draw the actions that the run's status allows. The cure of a run with a `breaking` finding, or of one that failed
+    by a value of its config, is not to start it again: that stands last, and not at all where it would start from
+    spoiled weights or from none.
     """
     run = detail.run
+    breaks_again = breaking is not None or (run.status is Status.FAILED and run.error.field is not None)
     with st.container(horizontal=True, vertical_alignment="center"):
         if run.is_active:
             _draw_stops(ctx, person, run)
-        elif breaking is None:
+        elif not breaks_again:
             _draw_continuations(ctx, person, detail)
         page_link(routes.LAUNCH, "New run from this one", {"run": run.id}, icon="content_copy")
         page_link(routes.RUNS, "Compare", {"compare": run.id}, icon="compare_arrows")
-        if not run.is_active and breaking is not None and not spoils(breaking, detail.resume_step):
+        if not run.is_active and breaks_again and not spoils(breaking, detail.resume_step):
             _draw_continuations(ctx, person, detail, kind="secondary")
 
 
@@ -418,15 +427,22 @@ def draw_run_report(ctx: Context, run: RunView) -> None:
 GIVEN = "Model output"
 
 
-def draw_held_out(ctx: Context, run: RunView) -> None:
-    """Draw the held-out rows with the highest losses."""
+def _why_no_predictions(run: RunView, detail: RunDetail) -> str:
+    first = min(detail.config.eval_every, detail.config.checkpoint_every, detail.config.max_steps)
+    if not detail.val_rows:
+        return f": {plain(detail.config.dataset)} has no validation split"
+    return f": it ended before its first validation, at step {first:,}" if run.last_step < first else ""
+
+
+def draw_held_out(ctx: Context, run: RunView, detail: RunDetail) -> None:
+    """Draw the held-out rows with the highest losses. `run` is its newest state."""
     held_out = read_held_out(ctx, run)
     if held_out is None:
         st.caption(
             "Rows of the validation split with the highest losses appear here with the first checkpoint that is"
             " validated."
             if run.is_active
-            else "This run left no predictions: it has no validation split, or ended before its first checkpoint."
+            else f"This run left no predictions{_why_no_predictions(run, detail)}."
         )
         return
     worst = f"the worst {len(held_out.rows)} of {plural(held_out.num_rows, 'held-out row')}"
