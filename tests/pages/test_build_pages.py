@@ -476,6 +476,23 @@ def test_an_import_of_prompts_says_which_columns_it_leaves_out(site: Context) ->
     assert "Left out: topic" not in words(app)
 
 
+def test_rows_of_kind_records_are_not_split_and_keep_every_column(site: Context) -> None:
+    """A validation share was offered and ignored, and every column read "not used" though all were kept."""
+    app = open_page("build/datasets.py", **{"import": "1"})
+    app.file_uploader(key="import_file").upload("own.csv", b"prompt,topic\nTell a tale,sea\n" * 9, "text/csv").run()
+    (kind,) = [box for box in app.selectbox if str(box.key).startswith("import_kind_")]
+    kind.select("records").run()
+    assert_sound(app)
+    assert not [field for field in app.number_input if str(field.key).endswith("val_fraction")]
+    assert not [box for box in app.selectbox if "import_map_" in str(box.key)]
+    assert "Every column is kept as it is." in words(app)
+    app.button(key="import_go").click().run()
+    (view,) = list_datasets(site)
+    do_job(site, view.versions[0].job_id)
+    app = open_page("build/datasets.py", dataset=view.id)
+    assert {row["Used as"] for row in cells(app)} == {"kept as it is"}
+
+
 def test_columns_of_nested_objects_are_offered_by_their_path_with_json_as_their_samples(site: Context) -> None:
     """Only the whole object could be chosen, and it read {'agent': None}."""
     app = open_page("build/datasets.py", **{"import": "1"})
@@ -512,6 +529,23 @@ def test_two_files_keep_their_order_and_their_own_names(site: Context) -> None:
     assert name.value == "sherlock (1; ü) and 1 more"
     assert "The preview shows sherlock (1; ü).txt." in plain_words(app)
     assert "First rows of sherlock (1; ü).txt" in plain_words(app)
+
+
+def test_files_of_another_kind_are_named_with_the_reason_and_not_counted_in_the_name(site: Context) -> None:
+    """A text, a list of names and a file of rows: "2 others left out", and the text's name was proposed."""
+    app = open_page("build/datasets.py", **{"import": "1"})
+    files = app.file_uploader(key="import_file")
+    for name, content in (
+        ("alice-pg11.txt", b"Alice was beginning. " * 40),
+        ("names.txt", b"emma\nolivia\n" * 40),
+        ("seed_tasks.jsonl", b'{"prompt": "Why?", "completion": "Because."}\n' * 40),
+    ):
+        files = files.upload(name, content, "text/plain")
+    files.run()
+    said = plain_words(app)
+    assert "Left out: alice-pg11.txt, names.txt (text beside data files). Import them on their own." in said
+    (name,) = [field for field in app.text_input if str(field.key).startswith("import_name_")]
+    assert name.value == "seed_tasks"
 
 
 def test_a_file_in_another_encoding_gets_a_suggestion_and_columns_of_its_own(site: Context) -> None:

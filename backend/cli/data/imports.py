@@ -14,9 +14,10 @@ from backend.cli.options import model_options
 from backend.cli.output import command, emit, note
 from backend.cli.waiting import wait_for_job
 from backend.domain.data.import_options import ImportOptions
+from backend.domain.data.kinds import UNSPLIT_KINDS, DatasetKind
 from backend.domain.data.parsing.text_formats import suffix_of
 from backend.domain.data.recognition import LOOKED_FOR
-from backend.domain.data.rows.columns import describe_foreign
+from backend.domain.data.rows.columns import describe_foreign, describe_left_out
 from backend.domain.jobs.payloads import HubSource
 from backend.domain.json_values import FieldValues
 from backend.domain.wording import percent
@@ -70,6 +71,8 @@ def import_(
         head = read_source_head(ctx, import_source, person=LOCAL, encoding=chosen.encoding)
         if head.foreign:
             note(f"{describe_foreign(head)} The option is --encoding.")
+        if head.left_out:
+            note(describe_left_out(head))
     if chosen.kind is None:
         detected = preview_head(head)
         chosen = chosen.model_copy(update={"kind": detected.kind})
@@ -78,6 +81,8 @@ def import_(
         shown = preview_head(head, kind=chosen.kind, mapping=chosen.mapping or None)
         emit({**preview_data(shown), "detected": detection_data(detected)}, text=preview_text(shown))
         return
+    if chosen.kind in UNSPLIT_KINDS and chosen.val_fraction != ImportOptions().val_fraction:
+        note(f"Rows of kind {chosen.kind} are not split: --val-fraction {chosen.val_fraction:g} has no effect.")
     version = import_dataset(ctx, name=name, source=import_source, options=chosen, person=LOCAL)
     assert version.job_id is not None
     try:
@@ -118,7 +123,8 @@ def preview_data(shown: SourcePreview) -> dict[str, object]:
 
 def preview_text(shown: SourcePreview) -> str:
     """Return the columns and the first rows of a preview in lines."""
-    columns = [f"  {name} → {shown.mapping.get(name, 'not used')}: {shown.examples[name]}" for name in shown.columns]
+    other = "kept as it is" if shown.kind == DatasetKind.RECORDS else "not used"
+    columns = [f"  {name} → {shown.mapping.get(name, other)}: {shown.examples[name]}" for name in shown.columns]
     rows = [f"Rejected: {row.problem}" if row.problem else row.text for row in shown.preview[:PREVIEWED]]
     problem = [f"These columns can't be imported: {shown.problem}."] if shown.problem else []
     return "\n".join([f"Columns, kind {shown.kind}:", *columns, *problem, *(f"\n{row}" for row in rows)])

@@ -66,7 +66,7 @@ def head_of_path(path: Path, *, encoding: str | None = None, split: str | None =
         first.name,
         len(listing.members),
         listing.bytes,
-        len(listing.ignored),
+        tuple((file.file, file.reason) for file in listing.ignored),
         tuple(each.foreign for each in (read, *others.values()) if each.foreign),
         unreadable=read.unreadable,
         others=tuple((name, each.rows) for name, each in others.items()),
@@ -111,7 +111,7 @@ def head_of_remote(remote: Remote, *, encoding: str | None = None) -> SourceHead
         files[0].path,
         len(files),
         remote.listing.bytes,
-        0,
+        (),
         (read.foreign,) if read.foreign else (),
         unreadable=read.unreadable,
     )

@@ -337,7 +337,7 @@ def _skip_text_files(members: list[Member], ignored: list[Ignored]) -> tuple[lis
     if any(member.suffix in RECORDS for member in members):
         words = [member for member in members if member.suffix not in RECORDS]
         members = [member for member in members if member.suffix in RECORDS]
-        ignored = [*ignored, *(Ignored(member.name, "text file next to data files") for member in words)]
+        ignored = [*ignored, *(Ignored(member.name, "text beside data files") for member in words)]
     return members, ignored
 
 

@@ -8,6 +8,7 @@ from typing import Literal
 import streamlit as st
 
 from backend.domain.data.export_formats import DATASET_FORMATS
+from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.rows.conversations import describe_dropped, describe_filtered
 from backend.domain.data.rows.problem import FEW_REJECTED, describe_rejected, most_frequent
 from backend.domain.data.versions.card import LICENCES
@@ -246,7 +247,8 @@ def _draw_origin(version: VersionView) -> None:
     """Draw the stored column mapping and the provenance."""
     tops = {column.partition(".")[0] for column in version.mapping}
     unused = [column for column in version.facts.columns if column not in tops]
-    columns = {**dict.fromkeys(unused, "not used"), **version.mapping}
+    other = "kept as it is" if version.kind == DatasetKind.RECORDS else "not used"
+    columns = {**dict.fromkeys(unused, other), **version.mapping}
     if columns and version.parent_id is None:
         draw_table(
             [{"Source column": column, "Used as": str(field)} for column, field in columns.items()],

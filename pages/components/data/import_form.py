@@ -16,7 +16,7 @@ from backend.domain.data.parsing.encodings import ENCODINGS
 from backend.domain.data.parsing.text_formats import SEEKING, suffix_of
 from backend.domain.data.placeholders import find_placeholders
 from backend.domain.data.recognition import LOOKED_FOR
-from backend.domain.data.rows.columns import SourceHead, describe_foreign
+from backend.domain.data.rows.columns import SourceHead, describe_foreign, describe_left_out
 from backend.domain.data.rows.conversations import describe_dropped
 from backend.domain.wording import list_first, percent, plural
 from backend.errors import InvalidInput, RoundhouseError
@@ -28,7 +28,7 @@ from backend.services.data.views import VersionView
 from backend.services.jobs.placements import list_providers
 from pages.components import routes
 from pages.components.battles.vote_import import HANDED_OVER
-from pages.components.data.source_choice import Chosen, choose_source
+from pages.components.data.source_choice import Chosen, choose_source, propose_upload_name
 from pages.components.forms import draw_fields
 from pages.components.frame import errors_shown, handled, object_heading, plain, show_error, spoken, with_code
 from pages.components.numbers import number_form, wrong_numbers
@@ -46,7 +46,7 @@ LANGUAGE_CHOICES = {code: language_name(code) for code in sorted(LANGUAGES, key=
 @dataclass(frozen=True)
 class ImportChoices:
     """Chosen kind, mapping and encoding. `blocked`: why they can't be imported; `val_split`: a kept split; `rejected`:
-    the share of the first rows that can't be used.
+    the share of the first rows that can't be used; `name`: what several files that are read propose.
     """
 
     kind: str
@@ -55,6 +55,7 @@ class ImportChoices:
     blocked: str = ""
     val_split: str = ""
     rejected: float = 0.0
+    name: str = ""
 
 
 @number_form
@@ -129,8 +130,10 @@ def _draw_recognition(ctx: Context, person: Person, chosen: Chosen, past: PastIm
     if head.foreign or encoding:
         _draw_encoding(key, picked)
     if head.files > 1 or head.left_out:
-        left_out = f", {plural(head.left_out, 'other')} left out" if head.left_out else ""
-        st.caption(f"{plural(head.files, 'file')} as one dataset{left_out}. The preview shows {plain(head.name)}.")
+        st.caption(f"{plural(head.files, 'file')} as one dataset. The preview shows {plain(head.name)}.")
+    if head.left_out:
+        cure = " Import them on their own." if len(chosen.own_names) > 1 else ""
+        st.caption(f":material/info: {plain(describe_left_out(head))}{cure}")
     if looks_like_votes(head.rows):
         _draw_way_to_battles(chosen)
     if encoding:  # other bytes, other columns: what was chosen for those read before is not of these
@@ -138,7 +141,15 @@ def _draw_recognition(ctx: Context, person: Person, chosen: Chosen, past: PastIm
     preview = _draw_kind_and_mapping(chosen, head, past)
     _draw_preview(preview)
     rejected = sum(bool(row.problem) for row in preview.preview) / max(1, len(preview.preview))
-    return ImportChoices(preview.kind, preview.mapping, encoding, preview.problem, head.val_split, rejected)
+    return ImportChoices(
+        preview.kind,
+        preview.mapping,
+        encoding,
+        preview.problem,
+        head.val_split,
+        rejected,
+        name=propose_upload_name(head.name, head.files) if len(chosen.own_names) > 1 else "",
+    )
 
 
 def _is_text(name: str) -> bool:
@@ -255,11 +266,15 @@ def _draw_mapping(chosen: Chosen, guess: SourcePreview, kind: str) -> dict[str, 
     """Draw a line for each column; return column -> field of the mapped ones."""
     mapping: dict[str, str] = {}
     fields = [UNUSED, *mappable_fields(kind)]
+    if len(fields) == 1:
+        st.caption("Every column is kept as it is.")
+        for column in guess.columns[:MANY_COLUMNS]:
+            _draw_column(guess, column)
+        return mapping
     for column in _shown_columns(chosen, guess, kind):
         left, right = st.columns([3, 1], vertical_alignment="center")
-        with left, st.container(gap=None):
-            st.text(column)
-            st.caption(plain(guess.examples.get(column, "")) or "empty")
+        with left:
+            _draw_column(guess, column)
         key = _map_key(chosen, kind, column)
         proposed = guess.mapping.get(column, UNUSED)
         st.session_state.setdefault(key, proposed if proposed in fields else UNUSED)
@@ -267,6 +282,12 @@ def _draw_mapping(chosen: Chosen, guess: SourcePreview, kind: str) -> dict[str, 
         if field != UNUSED:
             mapping[column] = field
     return mapping
+
+
+def _draw_column(guess: SourcePreview, column: str) -> None:
+    with st.container(gap=None):
+        st.text(column)
+        st.caption(plain(guess.examples.get(column, "")) or "empty")
 
 
 def _shown_columns(chosen: Chosen, guess: SourcePreview, kind: str) -> list[str]:
@@ -359,7 +380,7 @@ def _draw_finish(
         st.subheader("3 · Name and split", anchor=False)
         name = st.text_input(
             "Name",
-            value=chosen.name,
+            value=settled.name or chosen.name,
             key=f"import_name_{chosen.key}",
             placeholder="The file's name does not say what it holds",
             help="An existing name gets a new version.",
@@ -372,6 +393,7 @@ def _draw_finish(
             ImportOptions,
             key=f"import_{chosen.key}_{settled.kind}",
             values=options,
+            skip=["val_fraction"] if settled.kind in UNSPLIT_KINDS else [],
             disabled={"val_fraction": reason} if settled.val_split else None,
         )
         typed = options.model_copy(update=values)

@@ -103,12 +103,16 @@ def _choose_upload(ctx: Context, person: Person) -> Chosen | None:
     if stored is None:
         return None
     split = _choose_split(ctx, person, ImportSource(upload=stored), name=files[0].name)
-    name = propose_name(_stem(files[0].name))
-    if name and len(files) > 1:
-        name += f" and {len(files) - 1} more"
+    name = propose_upload_name(files[0].name, len(files))
     names = [file.name for file in files]
     own_names = dict(zip(stored_names(names), names, strict=True))
     return Chosen(ImportSource(upload=stored, split=split), name, f"{stored} {split}", own_names=own_names)
+
+
+def propose_upload_name(first: str, count: int) -> str:
+    """Return the name of a dataset by its first of several files; "" if that does not say what it is."""
+    name = propose_name(_stem(first))
+    return f"{name} and {count - 1} more" if name and count > 1 else name
 
 
 def _choose_pasted(ctx: Context, person: Person) -> Chosen | None:

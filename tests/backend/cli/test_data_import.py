@@ -82,6 +82,21 @@ def test_files_that_are_not_utf_8_and_columns_left_out_are_named(tmp_path: Path)
     assert "2 columns left out: author, note." in done.stdout
 
 
+@pytest.mark.usefixtures("command_line", "jobs_done_here")
+def test_what_an_import_does_not_follow_is_named(tmp_path: Path) -> None:
+    """A validation share of records, and a text beside rows, were left out without a word."""
+    (source := tmp_path / "source").mkdir()
+    (source / "rows.csv").write_text("prompt,completion\n" + "Why?,So.\n" * 30)
+    (source / "about.txt").write_text("These rows are ours.")
+    done = import_file(source, "--kind", "records", "--val-fraction", "0.2")
+    assert done.exit_code == 0, done.stderr
+    assert "Rows of kind records are not split: --val-fraction 0.2 has no effect." in done.stderr
+    assert json.loads(done.stdout)["val_rows"] == 0
+    shown = CliRunner().invoke(app, ["data", "import", str(source), "--name", "x", "--kind", "records", "--preview"])
+    assert "prompt → kept as it is: Why?" in shown.stdout
+    assert "Left out: about.txt (text beside data files)." in shown.stderr
+
+
 def import_file(source: Path, *options: str) -> Result:
     """Run the command where no worker runs."""
     return CliRunner().invoke(app, ["data", "import", str(source), "--name", "lamps", "--json", *options])

@@ -358,7 +358,7 @@ def test_files_left_out_of_a_folder_are_listed(tmp_path: Path) -> None:
     result = _import(_folder(tmp_path))
     assert {item["file"]: item["reason"] for item in result.ignored} == {
         ".hidden.jsonl": "hidden",
-        "README.md": "text file next to data files",
+        "README.md": "text beside data files",
         "c.zip": "a zip within a folder or a zip is not opened",
         "d.jsonl": "a link that leads out of the folder",
         "e.jsonl": "not a plain file",

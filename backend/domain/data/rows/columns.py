@@ -188,21 +188,31 @@ class EncodedFile:
 
 @dataclass(frozen=True)
 class SourceHead:
-    """The first rows of a source. `name`: their file, one of `files`. `left_out`: number of files that are not read.
-    `foreign`: files that are not UTF-8. `val_split`: the saved split that is kept for validation, or "". `unreadable`:
-    why rows between them can't be read. `others`: names and a few rows of further files; no rows of one that can't be
-    read.
+    """The first rows of a source. `name`: their file, one of `files`. `left_out`: names of files that are not read,
+    with the reason. `foreign`: files that are not UTF-8. `val_split`: the saved split that is kept for validation, or
+    "". `unreadable`: why rows between them can't be read. `others`: names and a few rows of further files; no rows of
+    one that can't be read.
     """
 
     rows: list[Row]
     name: str
     files: int
     bytes: int
-    left_out: int = 0
+    left_out: tuple[tuple[str, str], ...] = ()
     foreign: tuple[EncodedFile, ...] = ()
     val_split: str = ""
     unreadable: tuple[str, ...] = ()
     others: tuple[tuple[str, list[Row]], ...] = ()
+
+
+def describe_left_out(head: SourceHead) -> str:
+    """Return which files of a source are not read, by the reason; "" if all are."""
+    reasons = dict.fromkeys(reason for _, reason in head.left_out)
+    parts = [
+        f"{list_first([name for name, other in head.left_out if other == reason], MAX_FOREIGN)} ({reason})"
+        for reason in reasons
+    ]
+    return f"Left out: {'; '.join(parts)}." if parts else ""
 
 
 def describe_foreign(head: SourceHead) -> str:
