@@ -216,6 +216,41 @@ def test_typing_a_note_does_not_vote_and_the_note_goes_with_the_vote(
     expect(page.get_by_text(re.compile("^1 of 6"))).to_be_visible()
 
 
+def test_what_was_filled_in_before_the_vote_is_marked_and_outlives_a_reload(
+    ctx: Context, address: str, page: Page
+) -> None:
+    campaign = Scenario(ctx).campaign(
+        num_prompts=3, votes_per_minute=600, dimensions=[{"name": "accuracy", "question": "Which is right?"}]
+    )
+    url = f"{address}/ballot?campaign={campaign.id}"
+    open_ballot(page, url, total=3)
+    note, flag = (page.get_by_role("button", name=name, exact=False).first for name in ("Note", "Flag"))
+    expect(note).not_to_have_attribute("data-filled", "yes")
+    page.get_by_role("group", name="Which is right?").get_by_role("button", name="Same").click()
+    page.keyboard.press("n")
+    page.keyboard.type("The ending is missing")
+    page.keyboard.press("Escape")
+    page.keyboard.press("f")
+    page.get_by_role("button", name="Answer is cut off").click()
+    page.keyboard.press("Escape")
+    open_ballot(page, url, total=3)
+    for tool in (note, flag):
+        expect(tool).to_have_attribute("data-filled", "yes")
+    press(page, "1", then="1 of 3")
+    wait_for_votes(ctx, "A")
+    with ctx.db.read() as session:
+        (vote,) = session.scalars(select(Vote))
+        expected = ("The ending is missing", "Answer is cut off", {"accuracy": "TIE"})
+        assert (vote.note, vote.flag, vote.dimensions) == expected
+    open_ballot(page, url, done=1, total=3)
+    for tool in (note, flag):
+        expect(tool).not_to_have_attribute("data-filled", "yes")
+    press(page, "1", then="2 of 3")
+    wait_for_votes(ctx, "A", "A")
+    with ctx.db.read() as session:
+        assert session.scalars(select(Vote.note).order_by(Vote.created_at)).all()[1] in ("", None)
+
+
 def test_votes_cast_while_offline_arrive_once_and_in_order(
     ctx: Context, campaign: CampaignView, address: str, page: Page
 ) -> None:

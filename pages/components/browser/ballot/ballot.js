@@ -2,6 +2,7 @@
 
 import { element } from "../dom.js"
 import { mount } from "../mounting.js"
+import { Drafts } from "./drafts.js"
 import { Extras } from "./extras.js"
 import { Foot, Head, Help, Instructions, choicesOf } from "./frame.js"
 import { keyOf } from "./keys.js"
@@ -30,7 +31,7 @@ class Ballot {
     this.help = new Help()
     this.instructions = new Instructions()
     this.sheet = new Sheet({ onView: (view) => this.showView(view), onSide: (side) => { if (side !== this.turnedTo) this.foot.quiet("unseen") } })
-    this.extras = new Extras((name, isOpen) => this.head.press(name, isOpen))
+    this.extras = new Extras({ onOpen: (name, isOpen) => this.head.press(name, isOpen), onFill: (name, isFilled) => this.head.fill(name, isFilled) })
     this.messages = new Messages()
     this.question = element("h1", "bt-question")
     this.live = element("div", "bt-unseen")
@@ -67,6 +68,7 @@ class Ballot {
     this.client.token = data.token
     loadMaths(data.maths)
     this.pace = new Pace(this.foot)
+    this.drafts = new Drafts(`${data.store}-drafts`)
     this.outbox = new Outbox(data.store, {
       send: ({ path, body, amends }) => this.client.ask(path, { ...body, ...(amends ? { amends } : {}), holds: this.held() }),
       onSaved: (letter, answer) => this.saved(letter, answer),
@@ -150,7 +152,7 @@ class Ballot {
     this.form = { dimensions: [], reasons: [], note: false, rewrite: false, rating: "none", break_after_min: 0, ...form }
     this.question.textContent = this.form.question || "Which answer is better?"
     this.head.setUp({ form: this.form, leave: this.leave })
-    this.extras.setUp(this.form)
+    this.extras.setUp(this.form, this.drafts)
     this.pace.setUp(this.form)
     this.foot.offerReasons(this.form.reasons, "")
   }
@@ -228,6 +230,7 @@ class Ballot {
     this.gone.add(battle.id)
     this.battles.shift()
     vote.letter = this.outbox.add(path, body)
+    this.drafts.keep(battle.id, {})
     this.pace.voted(body.label)
     this.draw()
     this.foot.offerReasons(this.form.reasons, body.label, (reasons) => this.amend(vote, reasons))

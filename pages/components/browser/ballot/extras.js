@@ -7,8 +7,9 @@ const PROBLEMS = ["Prompt makes no sense", "Answer is cut off", "Unsafe or offen
 const SIDES = [["A", "A"], ["TIE", "Same"], ["B", "B"]]
 
 export class Extras {
-  constructor(onOpen) {
+  constructor({ onOpen, onFill }) {
     this.onOpen = onOpen
+    this.onFill = onFill
     this.root = element("section", "bt-extras")
     this.root.setAttribute("aria-label", "More about this battle")
     this.rows = this.root.appendChild(element("div", "bt-rows"))
@@ -21,6 +22,7 @@ export class Extras {
     this.flagged = this.drawer("flag", "What is wrong with this battle?", null)
     this.flag = group(PROBLEMS.map((problem) => [problem, problem]), "What is wrong with this battle?")
     this.flagged.box.insertBefore(this.flag.root, this.flagged.box.lastChild)
+    for (const kind of ["input", "click"]) this.root.addEventListener(kind, () => this.keep())
   }
 
   drawer(name, title, placeholder) {
@@ -39,7 +41,8 @@ export class Extras {
     return { name, box, field }
   }
 
-  setUp(form) {
+  setUp(form, drafts) {
+    this.drafts = drafts
     this.dimensions = form.dimensions.map(({ name, question }) => [name, this.row(question || name, group(SIDES, question || name))])
   }
 
@@ -49,8 +52,8 @@ export class Extras {
     return choice
   }
 
-  // Empty every part for a battle, or fill in what an undone vote had.
-  show(battle, isSingle, body = {}) {
+  // Fill in what an undone vote had, or what was filled in for a battle before the page was loaded.
+  show(battle, isSingle, body = this.drafts.of(battle.id)) {
     this.battle = battle
     this.rows.hidden = isSingle
     for (const [name, choice] of this.dimensions) choice.set(body.dimensions?.[name] ?? null)
@@ -61,6 +64,14 @@ export class Extras {
       box.hidden = true
       this.onOpen(name, false)
     }
+    this.keep()
+  }
+
+  // Keep what is filled in until its battle has a vote, and mark the tools that hold some of it.
+  keep() {
+    const parts = this.values()
+    this.drafts.keep(this.battle.id, parts)
+    for (const name of ["note", "rewrite", "flag"]) this.onFill(name, name in parts)
   }
 
   /**

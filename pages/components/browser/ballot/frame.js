@@ -80,6 +80,11 @@ export class Head {
   press(name, isOn) {
     this.tools[name].setAttribute("aria-pressed", String(isOn))
   }
+
+  // Mark a tool whose part of the vote is filled in.
+  fill(name, isFilled) {
+    this.tools[name].dataset.filled = isFilled ? "yes" : "no"
+  }
 }
 
 export class Foot {
