@@ -507,7 +507,8 @@ def test_a_checkpoint_is_promoted_on_a_page_with_all_that_speaks_for_and_against
     button = app.button(key="promote_go")
     assert (button.label, button.disabled) == ("Enter a reason", True)
     app.text_input(key=f"promotion_reason_{elm}_tales@production").set_value("the only rater").run()
-    assert app.button(key="promote_go").label == "Promote although the verdict on Oak is undecided"
+    assert app.button(key="promote_go").label == "Promote although Elm against Oak is undecided"
+    assert "The verdict above, Elm against Oak, does not decide a promotion." in words(app).replace("\\", "")
     app.button(key="promote_go").click().run()
     assert not app.exception
     assert get_alias(site, "tales@production").checkpoint_id == elm

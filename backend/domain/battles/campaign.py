@@ -91,7 +91,7 @@ class CampaignConfig(BaseModel):
     category_column: str = setting(
         "",
         "Category column",
-        "Column of the dataset that holds each prompt's category.",
+        "Column of the dataset, or of the first file, that holds each prompt's category.",
         max_length=80,
         group="System prompt, categories",
         empty="topic",

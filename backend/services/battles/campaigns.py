@@ -54,6 +54,15 @@ MAX_LINES, MAX_PREVIEWED, MAX_COLUMN = 200_000, 50, 120
 
 
 @dataclass(frozen=True)
+class FilePrompt:
+    """A prompt of a file, the first line that holds it, and its category there; None without the column."""
+
+    messages: Messages
+    line: int
+    category: str | None
+
+
+@dataclass(frozen=True)
 class Entry:
     """A contestant to enter. `label` is empty for a checkpoint without a name of its own. `answers` of a file: texts by
     prompt, with `prompts` by their hash.
@@ -65,7 +74,7 @@ class Entry:
     checkpoint_id: str | None = None
     source: dict[str, str | None] = field(default_factory=dict)
     answers: dict[str, list[str]] = field(default_factory=dict)
-    prompts: dict[str, Messages] = field(default_factory=dict)
+    prompts: dict[str, FilePrompt] = field(default_factory=dict)
 
 
 def resolve_entries(
@@ -162,13 +171,13 @@ def _checkpoint(ctx: Context, source: ContestantSource, config: CampaignConfig) 
 
 def parse_completions(
     text: str, *, column: str, config: CampaignConfig
-) -> tuple[dict[str, Messages], dict[str, list[str]]]:
+) -> tuple[dict[str, FilePrompt], dict[str, list[str]]]:
     """Read JSON lines {prompt or messages, completion}; return prompts and their completions by the prompts' hash.
 
     `column` names the column of the completions; empty: `completion`, `answer`, `response` or `output`. Raises
     InvalidInput with the line.
     """
-    prompts: dict[str, Messages] = {}
+    prompts: dict[str, FilePrompt] = {}
     answers: dict[str, list[str]] = {}
     lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
     if not lines or len(lines) > MAX_LINES:
@@ -185,7 +194,8 @@ def parse_completions(
             raise InvalidInput(f"Line {number} has no text in the column {name!r}; it has {columns}.", field="column")
         messages = with_system(messages, config.system)
         key = content_hash(messages)
-        prompts.setdefault(key, messages)
+        category = str(row[config.category_column] or "") if config.category_column in row else None
+        prompts.setdefault(key, FilePrompt(messages, number, category))
         answers.setdefault(key, []).append(answer)
     return prompts, answers
 
@@ -359,11 +369,23 @@ def sample_prompts(prompts: list[T], *, num: int, seed: int) -> list[T]:
 
 
 def prompts_of_entries(entries: Sequence[Entry], config: CampaignConfig) -> list[DrawnPrompt]:
-    """Draw a campaign's prompts from the first file of completions. Raises InvalidInput without a file."""
-    prompts = next((list(entry.prompts.values()) for entry in entries if entry.prompts), [])
-    if not prompts:
+    """Draw a campaign's prompts and their categories from the first file of completions.
+
+    Raises InvalidInput without a file, and for a line of it that lacks the column of the categories.
+    """
+    first = next((entry for entry in entries if entry.prompts), None)
+    if first is None:
         raise InvalidInput("The campaign has no prompts.", remedy="Choose a dataset.", field="dataset")
-    return [DrawnPrompt(messages) for messages in sample_prompts(prompts, num=config.num_prompts, seed=config.seed)]
+    column = config.category_column
+    lacking = next((prompt.line for prompt in first.prompts.values() if prompt.category is None), None)
+    if column and lacking is not None:
+        raise InvalidInput(
+            f"Line {lacking} of “{first.source['file']}” has no column {column!r}.",
+            remedy="Give every line of the first file the column, or leave the category column empty.",
+            field="category_column",
+        )
+    drawn = sample_prompts(list(first.prompts.values()), num=config.num_prompts, seed=config.seed)
+    return [DrawnPrompt(prompt.messages, _checked_category(prompt.category or "", column)) for prompt in drawn]
 
 
 def _read(
@@ -422,9 +444,12 @@ def _category(row: Mapping[str, object], column: str) -> str:
             ),
             field="category_column",
         )
-    category = displayable(str(columns[column] or ""))
+    return _checked_category(str(columns[column] or ""), column)
+
+
+def _checked_category(value: str, column: str) -> str:
     what = f"In the column {column!r} the category"
-    return require_length(category, what=what, limit=LONGEST_CATEGORY, field="category_column")
+    return require_length(displayable(value), what=what, limit=LONGEST_CATEGORY, field="category_column")
 
 
 MAX_CONTESTANTS = 20

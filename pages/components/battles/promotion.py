@@ -342,7 +342,7 @@ def _draw_decision_form(
     for text in evidence.against:
         if (verdict := above.get(text)) is not None:  # stands above, in full
             effect = "speaks against" if verdict.outcome == "worse" else "does not decide"
-            text = f"The verdict above on {verdict.opponent} {effect} a promotion."
+            text = f"The verdict above, {checkpoint.name} against {verdict.opponent}, {effect} a promotion."
         st.warning(plain(text), icon=":material/warning:")
     reason = st.text_input(
         "Reason",
@@ -356,7 +356,7 @@ def _draw_decision_form(
         "enter a reason": bool(evidence.against) and not reason.strip(),
     }
     with st.container(horizontal=True):
-        doubts = _doubts(evidence)
+        doubts = _doubts(checkpoint.name, evidence)
         if doubts and not any(missing.values()):
             label = "against the evidence" if evidence.speaks_against else "without evidence that decides"
             with st.popover(f"Promote {label}", icon=":material/warning:", key="ask_promote"):
@@ -383,13 +383,13 @@ def _draw_decision_form(
             st.switch_page(PAGE, query_params=query)
 
 
-def _doubts(evidence: PromotionEvidence) -> list[str]:
+def _doubts(name: str, evidence: PromotionEvidence) -> list[str]:
     """Return why gates and votes do not support a promotion, as clauses; nothing where there are none."""
     gates = [gate for gate in evidence.gates if gate.verdict != GateVerdict.PASS]
     doubts = [f"the gate “{gate.gate}” {GATE_WORDS[GateVerdict(gate.verdict)]}" for gate in gates]
     doubts += [f"{one.opponent} is better" for one in evidence.verdicts if one.outcome == "worse"]
     if evidence.verdict is not None and evidence.verdict.outcome == "undecided":
-        doubts.append(f"the verdict on {evidence.verdict.opponent} is undecided")
+        doubts.append(f"{name} against {evidence.verdict.opponent} is undecided")
     return doubts
 
 

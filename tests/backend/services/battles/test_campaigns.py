@@ -285,6 +285,34 @@ def lines(*rows: dict[str, object]) -> str:
     return "\n".join(json.dumps(row) for row in rows)
 
 
+def test_categories_of_the_files_own_prompts_are_read_from_the_first_file(ctx: Context) -> None:
+    """The column was taken, and every prompt had no category."""
+
+    def start(name: str, column: str, *rows: dict[str, object]) -> None:
+        start_campaign(
+            ctx,
+            name=name,
+            contestants=[ContestantSource(file="a.jsonl"), ContestantSource(file="b.jsonl")],
+            dataset="",
+            config=CampaignConfig(category_column=column),
+            person=LOCAL,
+            files={"a.jsonl": lines(*rows), "b.jsonl": lines({"prompt": "p0", "completion": "other"})},
+        )
+
+    rows = [{"prompt": f"p{n}", "completion": str(n), "topic": topic} for n, topic in enumerate(("sea", "war", None))]
+    start("read", "topic", *rows, {"prompt": "p0", "completion": "again", "topic": "second"})
+    with ctx.db.read() as session:
+        prompts = session.scalars(select(CampaignPrompt).order_by(CampaignPrompt.position)).all()
+        assert [(one.messages[0]["content"], one.category) for one in prompts] == [
+            ("p0", "sea"),
+            ("p1", "war"),
+            ("p2", ""),
+        ]
+    with pytest.raises(InvalidInput, match="Line 2 of “a.jsonl” has no column 'topic'") as refused:
+        start("lacks", "topic", rows[0], {"prompt": "p1", "completion": "1"})
+    assert (refused.value.field, "Give every line" in (refused.value.remedy or "")) == ("category_column", True)
+
+
 def test_files_of_completions_compete_with_each_other_and_no_job_is_queued(ctx: Context) -> None:
     rows = ({"prompt": f"p{n}", "human": f"human {n}", "other": f"other {n}", "note": "a\u2028b"} for n in range(3))
     text = "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
