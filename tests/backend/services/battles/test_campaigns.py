@@ -308,7 +308,7 @@ def test_categories_of_the_files_own_prompts_are_read_from_the_first_file(ctx: C
             ("p1", "war"),
             ("p2", ""),
         ]
-    with pytest.raises(InvalidInput, match="Line 2 of “a.jsonl” has no column 'topic'") as refused:
+    with pytest.raises(InvalidInput, match=r"Line 2 of “a\.jsonl” has no column 'topic'") as refused:
         start("lacks", "topic", rows[0], {"prompt": "p1", "completion": "1"})
     assert (refused.value.field, "Give every line" in (refused.value.remedy or "")) == ("category_column", True)
 
