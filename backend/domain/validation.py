@@ -41,6 +41,7 @@ FAULTS = {
 """Messages by the type of pydantic's error."""
 
 
+_BRANCH = re.compile(r"(str|function-\w+\[.*)$")
 Model = TypeVar("Model", bound=BaseModel)
 STORED = {"stored": True}
 """Context in which stored values are read: what could be sent once is not refused when it is opened again."""
@@ -75,7 +76,7 @@ def validation_message(error: ValidationError, model: type[BaseModel] | None = N
     nearest one.
     """
     sentences = []
-    for item in error.errors():
+    for item in _faults(error):
         path = _describe_place(item["loc"])
         if item["type"] == "extra_forbidden":
             sentences.append(_unknown_field(path, model))
@@ -84,6 +85,23 @@ def validation_message(error: ValidationError, model: type[BaseModel] | None = N
         got = f" (got {_as_typed(value)})" if path and not isinstance(value, dict) else ""
         sentences.append(f"{path}: {text}{got}" if path else text)
     return "; ".join(sentences)
+
+
+def _faults(error: ValidationError) -> list[ErrorDetails]:
+    """Return pydantic's errors by the paths of fields. Of a field that is a name or a config, pydantic puts the branch
+    of the union into the path, and refuses the value once in each: the one that was not meant is left out.
+    """
+    items: list[ErrorDetails] = []
+    for item in error.errors():
+        branch = next((place for place, part in enumerate(item["loc"]) if _BRANCH.match(str(part))), None)
+        if branch is None:
+            items.append(item)
+            continue
+        item["loc"] = item["loc"][:branch] + item["loc"][branch + 1 :]
+        meant_config = item["type"] == "string_type" and isinstance(item["input"], dict)
+        if not meant_config and all(item["loc"] != other["loc"] for other in items):
+            items.append(item)
+    return items
 
 
 def _describe_place(parts: Sequence[str | int]) -> str:
@@ -111,13 +129,13 @@ def read_values(model: type[Model], values: object, *, intro: str = "", remedy: 
 
 def field_at_fault(error: ValidationError) -> str | None:
     """Return the path of the first field that pydantic names, None if it names none."""
-    return next((".".join(str(part) for part in item["loc"]) for item in error.errors() if item["loc"]), None)
+    return next((".".join(str(part) for part in item["loc"]) for item in _faults(error) if item["loc"]), None)
 
 
 def errors_by_field(error: ValidationError) -> dict[str, str]:
     """Return a sentence for each field that pydantic names; errors of the config as a whole are left out."""
     errors: dict[str, str] = {}
-    for item in error.errors():
+    for item in _faults(error):
         path = ".".join(str(part) for part in item["loc"])
         if path and path not in errors:
             text = describe_fault(item)

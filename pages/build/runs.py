@@ -101,7 +101,7 @@ def draw_runs(
     if shown == "Scatter":
         draw_scatter(table, ticked if len(ticked) > 1 else passing)
         return
-    entries = fold_runs(table, passing, group)
+    entries = fold_runs(table, passing, group, order=query.order)
     head = st.container()
     parts = st.columns([3, 8], gap="medium") if shown == "Curves" else [st.container()]
     with parts[0]:

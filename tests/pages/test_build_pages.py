@@ -286,6 +286,18 @@ def test_the_kind_of_attention_decides_the_key_value_heads(site: Context) -> Non
     assert [view.config.num_kv_heads for view in list_architectures(site)] == [1]
 
 
+def test_weights_above_a_devices_memory_are_not_said_to_fit_by_lora(site: Context) -> None:
+    """32 GB of weights on 24 GB: "Enable activation recompute, use LoRA", which leave the weights as they are."""
+    app = open_page("build/architectures.py")
+    app.selectbox(key="architecture_device").select("GPU, 24 GB").run()
+    app.text_input(key="architecture_width").input("16384").run()
+    app.text_input(key="architecture_num_layers").input("24").run()
+    assert_sound(app)
+    (warning,) = [each.value for each in app.warning if "weights alone" in each.value]
+    assert "LoRA" not in warning.partition(":")[2]
+    assert "larger device" in warning
+
+
 def test_memory_follows_what_is_trained_and_the_largest_micro_batch_follows_the_device(site: Context) -> None:
     app = open_page("build/architectures.py")
     app.selectbox(key="architecture_device").select("GPU, 24 GB").run()

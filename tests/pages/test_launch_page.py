@@ -150,7 +150,7 @@ def test_pretraining_continues_from_a_base(site: Context, scenario: Scenario) ->
     page = open_form()
     page.segmented_control(key="launch_start").set_value("Continue from a checkpoint").run()
     scenario.run(name="still-learning")
-    assert "Not offered, as without a checkpoint yet: still-learning." in words(page.run()).replace("\\", "")
+    assert "Not offered, since no checkpoint is saved yet: still-learning." in words(page.run()).replace("\\", "")
     page.selectbox(key="launch_base").select("first · step 100").run()
     config = shown(page)
     assert (config["objective"], config["base"], config["architecture"], config["tokenizer"]) == (
@@ -242,6 +242,17 @@ def test_another_method_keeps_the_steps_and_the_batch_of_a_copied_run(site: Cont
     assert page.number_input(key="launch_lora_rank").value == 16
     page.segmented_control(key="launch_method").set_value("full").run()
     assert [each["Field"] for each in cells(page)] == ["Learning rate"]
+
+
+def test_the_range_that_a_sweep_proposes_is_within_the_fields_bounds(scenario: Scenario) -> None:
+    """A learning rate of 5 proposed 1.7 to 15, which the form itself refuses from 10 on."""
+    scenario.parts()
+    page = open_form()
+    page.number_input(key="launch_learning_rate").set_value(5.0).run()
+    page.segmented_control(key="mode").set_value("Sweep").run()
+    page.multiselect(key="sweep_fields").set_value(["learning_rate"]).run()
+    assert page.number_input(key="sweep_low_learning_rate").value == 1.7
+    assert page.number_input(key="sweep_high_learning_rate").value == 9.9
 
 
 def test_a_sweep_is_launched_from_the_form(site: Context, scenario: Scenario) -> None:

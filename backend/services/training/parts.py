@@ -279,7 +279,8 @@ def _check_cadence(config: RunConfig) -> None:
         if path in config.model_fields_set and steps > config.max_steps:
             raise InvalidInput(
                 f"{what} every {steps:,} steps would never come in a run of {config.max_steps:,} steps.",
-                remedy=f"Choose {path} of at most {config.max_steps:,}, or leave it out: a run ends with both.",
+                remedy=f"Choose {path} of at most {config.max_steps:,}, or leave it out: a run"
+                " ends with an evaluation and a checkpoint.",
                 field=path,
             )
 

@@ -31,6 +31,7 @@ from backend.domain.training.run_table import (
     DEFAULTS,
     IMPORTED,
     Entry,
+    RunFold,
     RunNames,
     RunRow,
     RunTable,
@@ -116,9 +117,18 @@ def suggest_filter_values(table: RunTable, query: RunQuery) -> list[str]:
     return advice
 
 
-def fold_runs(table: RunTable, rows: Sequence[RunRow], by: str | None) -> Sequence[Entry]:
-    """Return rows folded by a field; None: as they are."""
-    return fold_rows(table, rows, by) if by else rows
+def fold_runs(table: RunTable, rows: Sequence[RunRow], by: str | None, *, order: str = NEWEST_FIRST) -> Sequence[Entry]:
+    """Return rows folded by a field; None: as they are. Folds stand where their first row does, and by the names that
+    are shown in the order of names.
+    """
+    entries = fold_rows(table, rows, by) if by else rows
+    if not by or order.removeprefix("-") != "name":
+        return entries
+
+    def shown_name(entry: Entry) -> str:
+        return (entry.title if isinstance(entry, RunFold) else entry.name).casefold()
+
+    return sorted(entries, key=shown_name, reverse=order.startswith("-"))
 
 
 def stream_runs_csv(table: RunTable, rows: Iterable[RunRow], columns: Sequence[str]) -> Iterator[str]:

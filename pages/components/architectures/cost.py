@@ -331,8 +331,12 @@ def draw_memory(ctx: Context, config: ArchitectureConfig, *, precision: Precisio
             + (" A forward pass takes as many of them as fit the CPU's cache." if is_split else ""),
         )
         if not fits:
+            weights = memory.formula.weights
             st.warning(
-                "Not even one sequence fits. Enable activation recompute, use LoRA, or choose a larger device.",
+                f"The weights alone take {size(weights)}, of {size(usable)} available: choose a smaller architecture or"
+                " a larger device, or shard the weights over more devices."
+                if weights > usable
+                else "Not even one sequence fits. Enable activation recompute, use LoRA, or choose a larger device.",
                 icon=":material/block:",
             )
     beyond = {"beyond": max(0, memory.num_bytes - memory.formula.total)}  # as measured here with similar settings

@@ -592,7 +592,9 @@ def _draw_untrained(ctx: Context, with_checkpoint: Collection[str | None]) -> No
     """Draw which runs under way are not offered as a base, since they have no checkpoint yet."""
     names = [run.name for run in list_runs(ctx, statuses=tuple(ACTIVE)) if run.id not in with_checkpoint]
     if names:
-        st.caption(f":material/info: {plain(f'Not offered, as without a checkpoint yet: {list_first(names, 3)}.')}")
+        st.caption(
+            f":material/info: {plain(f'Not offered, since no checkpoint is saved yet: {list_first(names, 3)}.')}"
+        )
 
 
 def _choose(part: str, label: str, options: dict[str, str], missing: list[str], what: str) -> str | None:

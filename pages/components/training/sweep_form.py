@@ -7,9 +7,9 @@ from typing import Any
 
 import streamlit as st
 
-from backend.domain.fields import shown_of
+from backend.domain.fields import bounds_of, shown_of
 from backend.domain.training.config import RunConfig
-from backend.domain.training.config_fields import field_label, form_groups, kind_of, traits_of, value_at
+from backend.domain.training.config_fields import field_at, field_label, form_groups, kind_of, traits_of, value_at
 from backend.domain.training.sweep import (
     SweepConfig,
     goal_of_metric,
@@ -125,7 +125,7 @@ def _draw_choice(path: str, names: list[str] | None, *, grid: bool) -> Any:
                 placeholder="Values, separated by commas",
             )
         return split_values(written or "", fractions=kind is float)
-    low, high = (now / 3, now * 3) if now else (0.0, 0.1)
+    low, high = _near_range(path, now)
     span = {
         "low": draw_number(
             columns[1], "From", None, None, float(f"{low:.2g}"), key=f"sweep_low_{key}", is_whole=False, step=None
@@ -141,6 +141,15 @@ def _draw_choice(path: str, names: list[str] | None, *, grid: bool) -> Any:
         "Log scale", value=low > 0, key=f"sweep_log_{key}", help="For ranges over orders of magnitude."
     )
     return span
+
+
+def _near_range(path: str, now: float) -> tuple[float, float]:
+    """Return a range about a field's value, within its bounds."""
+    low, high = (now / 3, now * 3) if now else (0.0, 0.1)
+    bounds = bounds_of(field_at(path))
+    most = bounds.most if bounds.below is None else 0.99 * bounds.below
+    least = low if bounds.least is None else bounds.least
+    return max(low, least), high if most is None else max(now, min(high, most))
 
 
 def split_values(text: str, *, fractions: bool) -> list[str]:

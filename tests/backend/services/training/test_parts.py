@@ -77,6 +77,7 @@ def test_a_cadence_that_the_run_never_reaches_is_refused(scenario: Scenario, pat
     with pytest.raises(InvalidInput, match="every 110 steps would never come in a run of 77 steps") as caught:
         scenario.run(max_steps=77, **{path: 110})
     assert caught.value.field == path
+    assert caught.value.remedy.endswith("or leave it out: a run ends with an evaluation and a checkpoint.")
     scenario.run(max_steps=7)
 
 

@@ -241,6 +241,21 @@ def test_a_sweep_folds_to_its_best_value_and_other_runs_stay(ctx: Context) -> No
     assert alone.name == "alone"
 
 
+def test_folds_sorted_by_name_stand_in_the_order_of_the_names_shown(ctx: Context, scenario: Scenario) -> None:
+    """Datasets stood in the order of the first run in each, whose names a folded row hides."""
+    for dataset, name in (("noise", "b"), ("same", "c"), ("chat", "d"), ("Short", "a")):
+        scenario.dataset(dataset)
+        finished(ctx, name, 2.0, dataset=dataset)
+    table = read_run_table(ctx)
+    for order, expected in (("name", ["chat@1", "noise@1", "same@1", "Short@1"]), ("-learning_rate", None)):
+        rows = find_runs(ctx, RunQuery(order=order), table=table)
+        titles = [one.title for one in fold_runs(table, rows, "dataset", order=order) if isinstance(one, RunFold)]
+        assert titles == (expected or [table.reader("dataset")(row) for row in rows])
+    rows = find_runs(ctx, RunQuery(order="-name"), table=table)
+    titles = [one.title for one in fold_runs(table, rows, "dataset", order="-name") if isinstance(one, RunFold)]
+    assert titles == ["Short@1", "same@1", "noise@1", "chat@1"]
+
+
 def test_a_csv_holds_what_is_shown_in_full_and_no_formula(ctx: Context) -> None:
     run = finished(ctx, "=1+1", 1.23456789, learning_rate=0.00012345)
     set_tags(ctx, run.id, ("a", "b"), person=LOCAL)
