@@ -10,12 +10,15 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import httpx2
-from sqlalchemy import text
+from sqlalchemy import select, text
 
 from backend.db.engine import RESTORE, find_damage
+from backend.db.tables import Deployment, Job, Replica
+from backend.domain.jobs.states import Status
 from backend.domain.wording import plural
 from backend.errors import NotFound
 from backend.services.context import Context
@@ -31,6 +34,8 @@ FILE_S, FILE_EVERY_S = 1.0, 300.0
 TIMEOUT_S = 2.0
 OVERDUE_S = 6.0
 """Age of a check under way, after which its part counts as silent."""
+SILENT_SHARE = 2 / 3
+"""Share of a lease, renewed every quarter, in which nothing was heard of a replica that counts as lost."""
 START_S = 20.0
 """Time that parts which start together with the pages have for their first answer."""
 
@@ -47,7 +52,8 @@ class Outage:
 GATEWAY = Outage(
     "Gateway",
     "The gateway does not answer: chats and requests of clients fail, whatever the endpoints' replicas say.",
-    "See `logs/gateway.log` in the home folder; `roundhouse down`, then `roundhouse up` starts it again.",
+    "What runs this installation starts it again within seconds. If it stays away for a minute, see `logs/gateway.log`"
+    " in the home folder; only then `roundhouse down` and `roundhouse up`, which interrupt runs.",
 )
 BROKER = Outage(
     "Broker",
@@ -92,6 +98,7 @@ class HealthWatch:
                 (lambda: None if ctx.queue.is_alive() else BROKER, BROKER, EVERY_S),
                 (lambda: check_gateway(ctx), GATEWAY, EVERY_S),
                 (lambda: check_workers(ctx), None, EVERY_S),
+                (lambda: check_endpoints(ctx), None, EVERY_S),
                 (lambda: check_providers(ctx), None, EVERY_S),
                 (lambda: check_store(ctx), STORE, STORE_EVERY_S),
             )
@@ -218,6 +225,37 @@ def check_workers(ctx: Context) -> Outage | None:
             cure,
         )
     return None
+
+
+def check_endpoints(ctx: Context) -> Outage | None:
+    """Count the endpoints that had a replica and lost it, and have no other that answers; none is named, since the line
+    is shown to raters too. Raises the driver's errors.
+    """
+    now = ctx.now()
+    heard_since = timedelta(seconds=ctx.policy.lease_s * (1 - SILENT_SHARE))
+    query = (
+        select(
+            Deployment.endpoint_id, Replica.status, Replica.ready_at, Job.status, Job.lease_until, Job.lost, Job.error
+        )
+        .join(Deployment, Deployment.id == Replica.deployment_id)
+        .join(Job, Job.id == Replica.job_id)  # none of another server, which has a check of its own
+        .where(Deployment.role == "stable", Replica.status.in_(("starting", "ready")))
+    )
+    answering, lost = set[str](), set[str]()
+    with ctx.db.read() as session:
+        for endpoint, replica, ready_at, job, lease_until, num_lost, error in session.execute(query):
+            is_heard = lease_until is not None and lease_until - now > heard_since
+            if replica == "ready" and job == Status.RUNNING and is_heard:
+                answering.add(endpoint)
+            elif ready_at is not None and (num_lost or error.cause or (job == Status.RUNNING and not is_heard)):
+                lost.add(endpoint)
+    if not (away := len(lost - answering)):
+        return None
+    return Outage(
+        "Endpoints",
+        f"No replica of {plural(away, 'endpoint')} answers: requests to {'it' if away == 1 else 'them'} fail with 503.",
+        "Their replicas are started again. If they stay away, see the Endpoints page and the replicas' logs there.",
+    )
 
 
 def check_providers(ctx: Context) -> Outage | None:

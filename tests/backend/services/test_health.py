@@ -14,6 +14,7 @@ import pytest
 
 from backend.db.tables import Job, Provider
 from backend.domain.jobs.gauges import MachineGauges
+from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.states import JobKind
 from backend.errors import Unavailable
 from backend.infra.artifacts import Artifacts
@@ -31,16 +32,20 @@ from backend.services.health import (
     HealthWatch,
     Outage,
     _Check,
+    check_endpoints,
     check_gateway,
     check_providers,
     check_store,
     check_workers,
 )
+from backend.services.jobs.claims import give_back, requeue
+from backend.services.jobs.recovery import recover_jobs
 from backend.services.jobs.workers import beat, say_goodbye
 from backend.settings import PROJECT
 from tests.support.installation import wait_until
 from tests.support.jobs import add_stored_job
 from tests.support.scenario import add_row
+from tests.support.serving.serving_world import ServingWorld
 from tests.support.stores import Store, folder_store, moto_store
 
 
@@ -98,6 +103,7 @@ def test_an_installation_without_broker_and_gateway_says_both_and_nothing_before
     try:
         wait_until(lambda: {GATEWAY, BROKER} <= set(watch.outages()), what="both outages")
         assert not watch.fails(DATABASE)
+        assert "starts it again" in GATEWAY.cure, "nobody has to end all runs for it"
     finally:
         watch.close()
     assert watch.outages() == ()
@@ -130,6 +136,47 @@ def test_workers_that_vanish_are_named_and_workers_that_stop_are_not(ctx: Contex
     with ctx.db.write() as session:
         session.execute(Job.__table__.delete())
     assert check_workers(ctx) is None, "a worker that stopped by itself is nobody's outage"
+
+
+def test_an_endpoint_whose_replicas_were_lost_is_told_until_one_answers_again(ctx: Context) -> None:
+    """For 47 s after its worker was killed requests failed, /healthz said ok, and all workers were alive."""
+
+    def after(seconds: float) -> Context:
+        then = ctx.now() + timedelta(seconds=seconds)
+        return replace(ctx, now=lambda: then)
+
+    world = ServingWorld(ctx)
+    world.deploy(start=False)
+    assert check_endpoints(ctx) is None, "starts for the first time"
+    world.start_all()
+    assert check_endpoints(ctx) is None
+    assert check_endpoints(after(ctx.policy.lease_s / 4 + 2)) is None, "a worker says so every quarter of a lease"
+    silent = check_endpoints(after(11))
+    assert silent is not None
+    assert silent.cause == "No replica of 1 endpoint answers: requests to it fail with 503."
+    assert "started again" in silent.cure
+    later = after(ctx.policy.lease_s + 1)
+    recover_jobs(later)
+    assert check_endpoints(later) == silent, "queued again"
+    world.ctx = after(ctx.policy.lease_s + 60)
+    world.start_all()
+    assert check_endpoints(world.ctx) is None
+
+
+def test_an_endpoint_whose_only_replica_crashed_is_told_and_one_with_another_is_not(ctx: Context) -> None:
+    world = ServingWorld(ctx)
+    world.deploy(num_replicas=2)
+    for claim, expected in zip(world.claims, (True, False), strict=True):
+        with ctx.db.write() as session:
+            requeue(session, ctx, claim, error=JobFailure(cause="Out of memory."), lasted_s=90)
+        assert (check_endpoints(ctx) is None) is expected
+
+
+def test_replicas_of_a_worker_that_was_stopped_in_order_are_no_outage(ctx: Context) -> None:
+    world = ServingWorld(ctx)
+    world.deploy()
+    give_back(ctx, world.claims[0])
+    assert check_endpoints(ctx) is None
 
 
 def test_a_public_address_that_its_own_machine_cannot_reach_is_no_outage(ctx: Context) -> None:

@@ -9,7 +9,7 @@ const NAME = "roundhouseHealth"
 const GUESS = /Streamlit server is not responding|Is Streamlit still running/
 const SERVER = {
   cause: "The pages' server does not answer: what you see may be out of date, and is not lost.",
-  cure: "`roundhouse up` starts it again; the page continues by itself.",
+  cure: "What runs this installation starts it again within seconds, and the page continues by itself. If it stays away for a minute, see `logs/pages.log` in the home folder; if nothing runs there, `roundhouse up` starts all.",
 }
 
 class HealthLine {
