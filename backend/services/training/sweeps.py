@@ -42,6 +42,7 @@ from backend.domain.training.sweep_marks import RefusedPoint, SweepMarks
 from backend.domain.validation import read_stored
 from backend.domain.yaml_text import parse_yaml
 from backend.errors import Conflict, InvalidInput, RoundhouseError
+from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.context import LOCAL, Context, Person, require_builder
 from backend.services.data.datasets import resolve_version
 from backend.services.jobs.placements import check_placement
@@ -123,10 +124,12 @@ def launch_sweep(ctx: Context, config: SweepConfig, *, person: Person, placement
     """
     require_builder(person)
     name = clean_name(config.name, what="A sweep", limit=90)
-    # one version for all runs, even if another is imported meanwhile
-    version = resolve_version(ctx, config.run.dataset, ready=False)
-    run = config.run if "dataset" in config.vary else config.run.model_copy(update={"dataset": version.label})
-    config = config.model_copy(update={"name": name, "run": run})
+    # one version and one base for all runs, even if others are made meanwhile
+    parts = {"dataset": resolve_version(ctx, config.run.dataset, ready=False).label}
+    if config.run.base:
+        parts["base"] = resolve_checkpoint(ctx, config.run.base).name
+    fixed = {part: value for part, value in parts.items() if part not in config.vary}
+    config = config.model_copy(update={"name": name, "run": config.run.model_copy(update=fixed)})
     for path_config in _first_runs(config):
         resolve_parts(ctx, path_config)
     stored: dict[str, object] = {"sweep": config.model_dump(mode="json")}

@@ -230,12 +230,12 @@ def axis_of(
 
 
 def _robust_ends(numbers: Sequence[float]) -> tuple[float, float]:
-    """Return the least and the largest number, without outliers that would squeeze the others."""
+    """Return the least and the largest number, without outliers that would squeeze three others or more."""
     middle, ends = median(numbers), (min(numbers), max(numbers))
     reach = OUTLIER_MADS * median(abs(number - middle) for number in numbers)
     near = [number for number in numbers if abs(number - middle) <= reach]
     low, high = min(near), max(near)
-    return (low, high) if 0 < high - low < SQUEEZED * (ends[1] - ends[0]) else ends
+    return (low, high) if len(near) > 2 and 0 < high - low < SQUEEZED * (ends[1] - ends[0]) else ends
 
 
 def parallel_figure(axes: Sequence[RunAxis], lines: Sequence[Line]) -> go.Figure:

@@ -15,6 +15,7 @@ from sqlalchemy import select
 from backend.db.tables import Job, Provider, RunGroup
 from backend.domain.jobs.placement import Partition
 from backend.domain.jobs.states import Status
+from backend.domain.training.config import RunConfig
 from backend.domain.training.objectives import OBJECTIVE_FACTS
 from backend.domain.training.sweep import (
     SweepConfig,
@@ -409,6 +410,15 @@ def test_the_dataset_is_fixed_to_the_version_of_the_launch(ctx: Context, scenari
     launch_sweep(ctx, sweep(runs=1), person=LOCAL)
     assert get_sweep(ctx, "tries").config.run.dataset == "tales@1"
     assert get_run(ctx, "tries 1").dataset == "tales@1"
+
+
+def test_the_base_is_fixed_to_the_checkpoint_of_the_launch(ctx: Context, scenario: Scenario) -> None:
+    """A run's name means its newest checkpoint: later runs of the sweep would start from another."""
+    first = scenario.run(name="first")
+    scenario.checkpoint(run=first, step=50)
+    values = {**sweep(runs=1).model_dump()["run"], "architecture": None, "tokenizer": None, "base": "first"}
+    launch_sweep(ctx, sweep(runs=1).model_copy(update={"run": RunConfig.model_validate(values)}), person=LOCAL)
+    assert get_sweep(ctx, "tries").config.run.base == "first · step 50"
 
 
 def test_all_runs_of_a_sweep_are_sent_to_its_cluster(ctx: Context, scenario: Scenario) -> None:

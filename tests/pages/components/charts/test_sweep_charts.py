@@ -36,8 +36,13 @@ def test_a_run_that_diverged_does_not_squeeze_the_others(worst: float) -> None:
 
 @pytest.mark.parametrize(
     ("values", "is_result"),
-    [([1.5, 1.7, 2.0, 4.0, 5.0], True), ([2.0, 2.0, 2.0, 3.0], True), ([1e-5, 1.1e-5, 1.2e-5, 1e-4], False)],
-    ids=["spread", "equal", "setting"],
+    [
+        ([1.5, 1.7, 2.0, 4.0, 5.0], True),
+        ([2.0, 2.0, 2.0, 3.0], True),
+        ([1e-5, 1.1e-5, 1.2e-5, 1e-4], False),
+        ([5.554, 5.6196, 6.7351], True),
+    ],
+    ids=["spread", "equal", "setting", "three runs: the second and the last met in one point"],
 )
 def test_an_axis_without_an_outlier_of_results_holds_all_values(values: list[float], is_result: bool) -> None:
     axis = axis_of("x", values, time=False, write=str, is_result=is_result)
