@@ -373,7 +373,7 @@ def _unstable(train: Series, facts: RunFacts) -> Iterator[Finding]:
     yield Finding(
         Kind.UNSTABLE,
         f"The loss rose from {low:.3f} at step {step:,} to {high:.3f} at step {peak:,} and came back to"
-        f" {end:.3f}{decayed}.",
+        f" {train.values[-1]:.3f}{decayed}.",
         "The peak learning rate is too high, or its warm-up too short: most of these steps taught nothing.",
         step,
         *_calmer(facts),

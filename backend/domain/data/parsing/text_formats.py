@@ -58,9 +58,12 @@ _HEADER_NAMES = frozenset(
 
 
 def guess_ending(text: str) -> str:
-    """Return the ending of a file for a pasted text: .jsonl, .json, .csv if its header is known, else .txt."""
+    """Return the ending of a file for a pasted text: .jsonl, also with some broken lines, .json, .csv if its header is
+    known, else .txt.
+    """
     lines = [line for line in text.split("\n") if line.strip()]
-    if lines and all(_is_object(line) for line in lines[:50]):
+    objects = [_is_object(line) for line in lines[:50]]
+    if objects and (objects[0] or sum(objects) > len(objects) / 2):  # no JSON goes on behind its first object
         return ".jsonl"
     if text.lstrip()[:1] in ("[", "{"):
         return ".json"
