@@ -72,7 +72,8 @@ def test_the_markdown_is_a_model_card_that_the_hub_reads(ctx: Context, run_id: s
     assert card.data.base_model is None
     assert "best validation loss | 2.2500" in text
     config = yaml.safe_load(text.split("```yaml\n")[1].split("\n```")[0])
-    assert make_config(name="Tales | one", learning_rate=1e-3).model_dump(mode="json", include=config.keys()) == config
+    launched = make_config(name="Tales | one", learning_rate=1e-3, dataset="tales@1")
+    assert launched.model_dump(mode="json", include=config.keys()) == config
 
 
 def test_no_text_of_the_run_becomes_an_element_or_an_address(ctx: Context, run_id: str) -> None:
