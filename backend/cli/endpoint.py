@@ -43,7 +43,14 @@ from backend.services.serving.deployments import (
     start_endpoint,
     stop_endpoint,
 )
-from backend.services.serving.endpoints import EndpointView, find_view, get_endpoint, list_endpoints, list_revisions
+from backend.services.serving.endpoints import (
+    CanaryView,
+    EndpointView,
+    find_view,
+    get_endpoint,
+    list_endpoints,
+    list_revisions,
+)
 from backend.services.serving.requirements import check_requirement, require_safety
 from backend.services.serving.speed import find_speed, launch_speed_probe
 from backend.services.serving.upstreams import resolve_deployable
@@ -288,6 +295,7 @@ def canary(
     percent = options["percent"]
     rules = {name: value for name, value in options.items() if name != "percent" or value is not None}
     rules |= {name: rules[name] or None for name in ("abort_error_rate", "vote_alpha")}
+    before = get_endpoint(ctx, name).canary
     if promote:
         view = promote_canary(ctx, name, person=LOCAL)
         _note_alias(ctx, name)
@@ -309,22 +317,25 @@ def canary(
             time.sleep(0.3)
             view = get_endpoint(ctx, name)
     elif percent is not None:
-        running = get_endpoint(ctx, name).canary
         changed = {
-            **(running.traffic.dump() if running else {}),
+            **(before.traffic.dump() if before else {}),
             "percent": percent,
             **({"step_up": True} if options["step_up"] else {}),
         }
         view = change_canary(ctx, name, rules=CanaryRules.read(changed), person=LOCAL)
     else:
         view = get_endpoint(ctx, name)
-    shown = view.canary
-    text = (
-        f"{shown.checkpoint_name} gets {shown.percent:g} % of {name}: {shown.num_ready} ready"
-        if shown
-        else f"{name} has no canary."
-    )
-    emit(endpoint_data(view), text=text)
+    emit(endpoint_data(view), text=_describe_canary(view, before, is_promoted=promote))
+
+
+def _describe_canary(view: EndpointView, before: CanaryView | None, *, is_promoted: bool) -> str:
+    if (shown := view.canary) is not None:
+        return f"{shown.checkpoint_name} gets {shown.percent:g} % of {view.name}: {shown.num_ready} ready"
+    if before is None:
+        return f"{view.name} has no canary."
+    if is_promoted:
+        return f"{before.checkpoint_name} is promoted: its replicas replace those of {view.name} one by one."
+    return f"The canary {before.checkpoint_name} has ended: {view.checkpoint_name} gets all requests to {view.name}."
 
 
 @app.command("start")

@@ -6,6 +6,7 @@ Plain HTML, without dependencies on the pages.
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Callable
 from enum import Enum
 from urllib.parse import parse_qs, quote
@@ -25,6 +26,7 @@ from backend.services.people.sessions import (
     COOKIE_AGE_S,
     DEVICE_AGE_S,
     DEVICE_COOKIE,
+    TooManyAttempts,
     end_sessions,
     person_from_cookie,
     sign_in,
@@ -97,6 +99,10 @@ def sign_in_routes(get_context: Callable[[], Context], *, proxies: TrustedProxie
                 address=proxies.client_address(request),
                 device=request.cookies.get(DEVICE_COOKIE),
             )
+        except TooManyAttempts as error:
+            answer = _page(target, error=str(error), status=429)
+            answer.headers["retry-after"] = str(math.ceil(error.retry_after_s))
+            return answer
         except NotAllowed as error:
             return _page(target, error=str(error), status=401)
         response = RedirectResponse(target, status_code=303)

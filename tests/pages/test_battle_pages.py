@@ -266,7 +266,7 @@ def test_a_new_link_stays_until_it_is_dismissed_and_a_lost_one_is_reissued(site:
     next(button for button in app.button if button.label == "Create links").click().run()
     assert app.text_area(key="rater_names_1").value == ""
     links = [code.value for code in app.code]
-    newest, first = links
+    first, newest = links  # in the order of the names
     app.run()
     assert [code.value for code in app.code] == links
     guest, owl = (find_link(site, campaign.id, name).rater.id for name in ("guest", "owl"))

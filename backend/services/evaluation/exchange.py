@@ -198,7 +198,7 @@ def _item_cells(item: ItemRow) -> dict[str, object]:
         name: value if isinstance(value, str | int | float) else json.dumps(value, ensure_ascii=False)
         for name, value in item.shown.items()
     }
-    return {"position": item.position, "item": item.item_hash, **item.values, **shown}
+    return {"item_number": item.position + 1, "item": item.item_hash, **item.values, **shown}
 
 
 def _cell(value: object) -> object:

@@ -4,6 +4,7 @@ locking out an account's owner.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from itsdangerous import BadSignature, URLSafeTimedSerializer
 
 from backend.db.tables import User
 from backend.domain.names import name_key
+from backend.domain.wording import plural
 from backend.errors import NotAllowed
 from backend.services.context import Context, Person, require_admin
 from backend.services.lookups import find_row
@@ -31,6 +33,15 @@ MAX_REMEMBERED = 1000
 Key = tuple[str, ...]
 
 
+class TooManyAttempts(NotAllowed):
+    """Too many wrong passwords or links; the next one is checked after `retry_after_s`."""
+
+    def __init__(self, *, retry_after_s: float) -> None:
+        minutes = math.ceil(retry_after_s / 60)
+        super().__init__("Too many failed attempts.", remedy=f"Try again in {plural(minutes, 'minute')}.")
+        self.retry_after_s = retry_after_s
+
+
 @dataclass
 class Attempts:
     """Times of unsuccessful attempts, in this process's memory. `clock` returns seconds."""
@@ -42,7 +53,7 @@ class Attempts:
     def begin(self, *, name: str, address: str, device: str | None = None) -> tuple[Key, ...]:
         """Count an attempt before its password is checked, so that parallel attempts can't exceed the limit. A device
         that has signed in to the account before is counted separately, so that others' failures don't lock its owner
-        out. Returns the counters for `succeed`. Raises NotAllowed when one of them is full.
+        out. Returns the counters for `succeed`. Raises TooManyAttempts when one of them is full.
         """
         limits = _limits(name_key(name)[:80], _network(address), device)
         now = self.clock()
@@ -52,8 +63,9 @@ class Attempts:
             recent = {
                 key: [moment for moment in self.moments.get(key, []) if now - moment < WINDOW_S] for key in limits
             }
-            if any(len(moments) >= limits[key] for key, moments in recent.items()):
-                raise NotAllowed("Too many failed attempts.", remedy=f"Try again in {int(WINDOW_S / 60)} minutes.")
+            full = [moments[-limits[key]] for key, moments in recent.items() if len(moments) >= limits[key]]
+            if full:
+                raise TooManyAttempts(retry_after_s=max(full) + WINDOW_S - now)
             for key, moments in recent.items():
                 self.moments[key] = [*moments, now]
         return tuple(limits)

@@ -126,9 +126,10 @@ def _draw_links(ctx: Context, person: Person, campaign: CampaignView, rows: list
         if right.form_submit_button("Create links", icon=":material/link:", width="stretch"):
             with rerun_after():
                 given = [line for line in names.splitlines() if line.strip()] or [""]
-                for link in create_rater_links(
+                made = create_rater_links(
                     ctx, campaign.id, names=given, days=int(days), single_use=single_use, person=person
-                ):
+                )
+                for link in reversed(made):  # the newest is drawn first
                     _keep(link)
                 close_menu("rater_names")  # renews the field
     for link in reversed(st.session_state.get(FRESH, {}).values()):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from httpx2 import Response
 from sqlalchemy import delete
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
@@ -24,7 +25,7 @@ from backend.db.engine import Database
 from backend.db.tables import InstallationSecret
 from backend.services.context import LOCAL, Context
 from backend.services.people.accounts import add_user, disable_account
-from backend.services.people.sessions import COOKIE, sign_in
+from backend.services.people.sessions import COOKIE, PAIR_LIMIT, WINDOW_S, sign_in
 from backend.web.proxies import TrustedProxies
 from backend.web.sign_in import SignInGate, sign_in_routes
 from tests.support.settings import make_settings
@@ -47,17 +48,19 @@ def test_a_stranger_who_guesses_behind_the_proxy_locks_out_only_himself(ctx: Con
         Starlette(routes=sign_in_routes(lambda: ctx, proxies=proxies)), follow_redirects=False, client=("127.0.0.1", 1)
     )
 
-    def post(password: str, address: str) -> int:
-        answer = client.post(
+    def post(password: str, address: str) -> Response:
+        return client.post(
             "/auth/login", data={"name": "maya", "password": password}, headers={"X-Forwarded-For": address}
         )
-        return answer.status_code
 
-    for _ in range(12):
-        assert post("a guess", "203.0.113.9") == 401
-    assert post("correct horse battery", "203.0.113.9") == 401
-    assert post("correct horse battery", "198.51.100.7") == 303
-    assert post("correct horse battery", "203.0.113.9") == 303, "the browser has signed in before, so it is known"
+    answers = [post("a guess", "203.0.113.9") for _ in range(PAIR_LIMIT + 2)]
+    assert [answer.status_code for answer in answers] == [401] * PAIR_LIMIT + [429] * 2
+    assert 0 < int(answers[-1].headers["retry-after"]) <= WINDOW_S
+    assert "retry-after" not in answers[0].headers
+    assert post("correct horse battery", "203.0.113.9").status_code == 429
+    assert post("correct horse battery", "198.51.100.7").status_code == 303
+    known = post("correct horse battery", "203.0.113.9")
+    assert known.status_code == 303, "the browser has signed in before, so it is known"
 
 
 def test_both_cookies_are_out_of_the_reach_of_scripts_and_of_plain_http_behind_tls(ctx: Context) -> None:

@@ -29,6 +29,7 @@ from backend.services.evaluation.exchange import (
     remove_imported,
     scores_csv,
 )
+from backend.services.evaluation.items import get_item
 from tests.support.safety_world import add_fine_tune, answered
 from tests.support.scenario import Scenario
 
@@ -63,6 +64,13 @@ def test_lm_eval_files_hold_scores_and_samples_and_read_back(ctx: Context, scena
         "facts",
         (StatedScore(metric="acc", value=0.75, stderr=0.05, n=4),),
     )
+
+
+def test_items_have_the_numbers_of_their_pages_in_the_csv(ctx: Context, scenario: Scenario) -> None:
+    """Item 5 of the page was position 4 of the file."""
+    oak = scenario.evaluation("Oak", "facts", [1, 1, 0])
+    rows = list(csv.DictReader(io.StringIO(export_evaluation(ctx, oak.id, form="csv").decode("utf-8-sig"))))
+    assert [row["item_number"] for row in rows] == [str(get_item(ctx, oak, str(n)).number) for n in (1, 2, 3)]
 
 
 def test_an_evaluation_without_scores_is_not_exported(ctx: Context, scenario: Scenario) -> None:
