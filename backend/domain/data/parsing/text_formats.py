@@ -63,7 +63,7 @@ def guess_ending(text: str) -> str:
     """
     lines = [line for line in text.split("\n") if line.strip()]
     objects = [_is_object(line) for line in lines[:50]]
-    if objects and (objects[0] or sum(objects) > len(objects) / 2):  # no JSON goes on behind its first object
+    if objects and (objects[0] or sum(objects) > len(objects) / 2):  # one JSON document ends with its first object
         return ".jsonl"
     if text.lstrip()[:1] in ("[", "{"):
         return ".json"
