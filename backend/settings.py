@@ -261,8 +261,8 @@ class Settings(BaseSettings):
         default=25.0,
         ge=0,
         description=(
-            "Seconds in which a worker that a cluster started saves a run when it is asked to end, as before a"
-            " preemption; at most the partition's GraceTime."
+            "Seconds in which a worker saves its runs when it is asked to end, as by `roundhouse down` or before a"
+            " preemption; on a cluster at most the partition's GraceTime."
         ),
     )
     slurm_partitions: Annotated[tuple[str, ...], NoDecode] = Field(

@@ -96,6 +96,7 @@ def _run_next(queue: str) -> bool:
             devices=devices,
             nice=settings.train_nice,
             stopping=JobThreads.stopping,
+            save_s=settings.save_grace_s,
             queue=queue,
             waits_s=None if gang.keeps else NOBODY_S,
         ):
@@ -105,7 +106,7 @@ def _run_next(queue: str) -> bool:
         return False
     from jobs.runner import execute
 
-    execute(ctx, claim, nice=settings.train_nice, stopping=JobThreads.stopping)
+    execute(ctx, claim, nice=settings.train_nice, stopping=JobThreads.stopping, save_s=settings.save_grace_s)
     return True
 
 

@@ -342,6 +342,7 @@ class _Watch:
         self.gang, self.is_echo = gang, False
         self.save_s = save_s if claim.kind is JobKind.TRAIN else 0.0
         self.save_until: float | None = None
+        self.has_stepped = False
         self.ctx, self.claim, self.folder, self.child, self.stopping = ctx, claim, folder, child, stopping
         self.exchange = exchange
         self.events = Tail(folder / "events.jsonl")
@@ -395,10 +396,13 @@ class _Watch:
         return Ended(code, self.result, self.error, self.stopped_by, lasted_s, self.is_echo)
 
     def _may_save(self) -> bool:
-        """Ask the child once to save and end because the worker stops; return whether it still has time for that."""
+        """Ask the child once to save and end because the worker stops; return whether it still has time for that. A run
+        without a step has nothing to save.
+        """
         if self.save_until is None:
-            self.save_until = time.monotonic() + self.save_s
-            if self.save_s and self.stopped_by is None:
+            save_s = self.save_s if self.has_stepped else 0.0
+            self.save_until = time.monotonic() + save_s
+            if save_s and self.stopped_by is None:
                 log.warning("job %s saves a checkpoint before it is given back", self.claim.job_id)
                 (self.folder / "control").write_text("stop_and_save")
         return time.monotonic() < self.save_until
@@ -434,7 +438,9 @@ class _Watch:
             time.sleep(TICK_S)
             return True
         for event in events:
-            if isinstance(event, ResultEvent):
+            if isinstance(event, MetricsEvent):
+                self.has_stepped = True
+            elif isinstance(event, ResultEvent):
                 times = {"cpu_s": event.cpu_s, "reporter_cpu_s": event.reporter_cpu_s}
                 self.result = RESULTS[self.claim.kind].model_validate({**event.result, **times})
             elif isinstance(event, ErrorEvent):

@@ -25,6 +25,9 @@ from backend.infra.files.private import make_private
 from backend.infra.processes import SUPERVISED_BY
 from backend.settings import APP, PROJECT, Settings
 
+LEAVE_S = 15
+"""Seconds that a worker has to end, beside those in which it saves its runs."""
+
 
 @dataclass(frozen=True)
 class Program:
@@ -103,7 +106,7 @@ def worker_program(settings: Settings, queues: Sequence[str] = QUEUES) -> Progra
         "-l",
         "WARNING",
     ]
-    return Program("worker", command, stop_signal="QUIT", stop_wait_s=15)
+    return Program("worker", command, stop_signal="QUIT", stop_wait_s=round(settings.save_grace_s) + LEAVE_S)
 
 
 def web_programs(settings: Settings) -> list[Program]:

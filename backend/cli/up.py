@@ -171,7 +171,7 @@ def down() -> None:
     running = _jobs(settings, Status.RUNNING)
     with contextlib.suppress(psutil.NoSuchProcess):
         process.terminate()
-    deadline = time.monotonic() + STOP_TIMEOUT_S + 5
+    deadline = time.monotonic() + STOP_TIMEOUT_S + settings.save_grace_s + 5
     while not _has_ended(process) and time.monotonic() < deadline:
         time.sleep(0.1)
     if not _has_ended(process):
@@ -287,7 +287,7 @@ def supervise(
         while not asked_to_stop(IDLE_POLL_S) and child.poll() is None:
             pass
     finally:
-        _stop_tree(child, quiet=not asked_to_stop(0))
+        _stop_tree(child, within_s=STOP_TIMEOUT_S + settings.save_grace_s, quiet=not asked_to_stop(0))
         # a killed supervisor leaves its programs running
         end_leftovers(config, broker_folder=settings.home / "broker" if name == "supervisord" else None)
     if not asked_to_stop(0):
@@ -336,7 +336,7 @@ def answers(url: str) -> bool:
         return False
 
 
-def _stop_tree(child: subprocess.Popen[bytes], *, quiet: bool) -> None:
+def _stop_tree(child: subprocess.Popen[bytes], *, within_s: float, quiet: bool) -> None:
     if not quiet:
         note("Stopping ...")
     descendants: list[psutil.Process] = []
@@ -345,7 +345,7 @@ def _stop_tree(child: subprocess.Popen[bytes], *, quiet: bool) -> None:
     if child.poll() is None:
         child.terminate()
         try:
-            child.wait(STOP_TIMEOUT_S)
+            child.wait(within_s)
         except subprocess.TimeoutExpired:
             child.kill()
     _gone, alive = psutil.wait_procs(descendants, timeout=1)

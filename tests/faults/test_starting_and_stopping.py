@@ -94,6 +94,23 @@ def test_a_first_account_that_is_refused_ends_the_start_with_the_reason(tmp_path
     assert not [p for p in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(p.info["cmdline"] or [])]
 
 
+def test_down_saves_a_run_so_that_no_step_is_done_twice(home: Path) -> None:
+    """A run that was saved at step 75 and stopped at 127 had done its 52 steps again at the next start."""
+    installation = Installation(home).start()
+    try:
+        config = tiny_run("far from a checkpoint", max_steps=100_000, checkpoint_every=50_000)
+        run = launch_run(installation.ctx, config, person=LOCAL).id
+        wait_until(lambda: get_run(installation.ctx, run).last_step > 60, timeout_s=300, what="some steps")
+        stopped = roundhouse("down", "--json", home=installation.home)
+        assert json.loads(stopped.stdout) == {"stopped": True, "interrupted": ["Train far from a checkpoint"]}
+        view = get_run(installation.ctx, run)
+        assert view.status is Status.QUEUED
+        folder = installation.ctx.artifacts.root / "runs" / run / "checkpoints"
+        assert [path.name for path in folder.iterdir()] == [f"step-{view.last_step:06}"]
+    finally:
+        installation.stop()
+
+
 def test_after_a_kill_of_the_start_command_the_next_start_ends_leftovers_and_a_second_one_is_refused(
     home: Path,
 ) -> None:
