@@ -34,7 +34,7 @@ IDLE_S, PATIENCE_MS = 12.0, 300_000
 NOTING = """
 import atexit, json, os, sys, threading, time
 
-ROOT, OUT = os.environ["WALK_ROOT"] + os.sep, os.environ["WALK_OUT"]
+ROOT, OUT = {root!r}, {notes!r}
 PARTS = tuple(ROOT + part for part in ("backend/", "jobs/", "pages/", "app.py"))
 calls, ours = {}, {}
 
@@ -69,7 +69,10 @@ def write():
 def write_again_and_again():
     while True:
         time.sleep(0.5)
-        write()
+        try:
+            write()
+        except RuntimeError:  # a finalizer noted a call while they were copied
+            pass
 
 
 def begin():
@@ -79,9 +82,10 @@ def begin():
     threading.Thread(target=write_again_and_again, daemon=True).start()
 
 
-os.register_at_fork(after_in_child=begin)
-atexit.register(write)
-begin()
+if "WALK_OFF" not in os.environ:
+    os.register_at_fork(after_in_child=begin)
+    atexit.register(write)
+    begin()
 """
 CAMPAIGN = """
 name: Walk
@@ -95,13 +99,18 @@ class Walk:
     """An installation of a commit whose processes note their calls."""
 
     def __init__(self, source: Path, folder: Path) -> None:
-        self.source, self.notes, self.folder = source, folder / "notes", folder
+        self.source, self.notes, self.folder = folder / "source", folder / "notes", folder
         self.notes.mkdir()
-        (folder / "sitecustomize.py").write_text(NOTING)
+        self.source.mkdir()
+        files = subprocess.run(["git", "archive", "HEAD"], cwd=source, check=True, capture_output=True).stdout
+        subprocess.run(["tar", "x"], cwd=self.source, input=files, check=True)
+        # every process has the source's folder in its path, also those whose environment is chosen
+        noting = NOTING.replace("{root!r}", repr(f"{self.source}/")).replace("{notes!r}", repr(str(self.notes)))
+        (self.source / "sitecustomize.py").write_text(noting)
         self.port, self.gateway_port = free_port(), free_port()
         self.environment = {
             **os.environ,
-            "PYTHONPATH": str(source),
+            "PYTHONPATH": str(self.source),
             "ROUNDHOUSE_HOME": str(folder / "home"),
             "ROUNDHOUSE_PORT": str(self.port),
             "ROUNDHOUSE_GATEWAY_PORT": str(self.gateway_port),
@@ -110,14 +119,9 @@ class Walk:
     @contextmanager
     def running(self) -> Iterator[None]:
         """Start everything, and stop it at the end."""
-        noting = {
-            "PYTHONPATH": f"{self.folder}{os.pathsep}{self.source}",
-            "WALK_ROOT": str(self.source),
-            "WALK_OUT": str(self.notes),
-        }
         command = [sys.executable, "-m", "backend.cli.main", "up"]
         with subprocess.Popen(
-            command, cwd=self.source, env=self.environment | noting, stdout=subprocess.PIPE, text=True
+            command, cwd=self.source, env=self.environment, stdout=subprocess.PIPE, text=True
         ) as process:
             assert process.stdout is not None
             assert any("is ready" in line for line in process.stdout)
@@ -130,7 +134,12 @@ class Walk:
         """Run a command, whose own calls are not noted; return what it prints."""
         command = [sys.executable, "-m", "backend.cli.main", *arguments]
         return subprocess.run(
-            command, cwd=self.folder, env=self.environment, check=True, capture_output=True, text=True
+            command,
+            cwd=self.folder,
+            env=self.environment | {"WALK_OFF": "1"},
+            check=True,
+            capture_output=True,
+            text=True,
         ).stdout
 
     def functions(self, since: float, until: float) -> set[tuple[str, str]]:
