@@ -155,6 +155,7 @@ class Walk:
         """Return the functions that an act passes and idle processes do not."""
         time.sleep(IDLE_S + 2)
         begun = time.time()
+        time.sleep(0.3)  # calls are noted by quarters of a second, rounded down
         act()
         ended = time.time() + 1
         time.sleep(3)
