@@ -393,7 +393,7 @@ def test_vllm_gets_no_heads_that_it_lacks_on_a_cpu_and_no_adapter(stand: Stand) 
 @only_sglang
 def test_sglang_gets_no_network_with_a_window(stand: Stand) -> None:
     stand.behave(dies=0)
-    for first, problem in ((0, "does not heed a sliding window"), (2, "sglang ended")):  # of 2 layers
+    for first, problem in ((0, "does not heed the sliding window"), (2, "sglang ended")):  # of 2 layers
         network = Qwen3ForCausalLM(
             Qwen3Config(
                 vocab_size=260,
