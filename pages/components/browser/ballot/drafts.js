@@ -14,8 +14,8 @@ export class Drafts {
 
   // Keep the parts of a battle, or drop them where there are none.
   keep(battle, parts) {
-    const { [battle]: _, ...others } = this.stored()
-    const drafts = Object.entries({ ...others, ...(Object.keys(parts).length ? { [battle]: parts } : {}) }).slice(-MAX_DRAFTS)
+    const others = Object.entries(this.stored()).filter(([name]) => name !== battle)
+    const drafts = [...others, ...(Object.keys(parts).length ? [[battle, parts]] : [])].slice(-MAX_DRAFTS)
     try {
       if (drafts.length) localStorage.setItem(this.name, JSON.stringify(Object.fromEntries(drafts)))
       else localStorage.removeItem(this.name)
