@@ -79,8 +79,8 @@ def check_disk(settings: Settings) -> CheckResult:
         return CheckResult(
             "disk",
             "problem",
-            f"The disk is full: {detail}.",
-            "Free some space, or set ROUNDHOUSE_HOME to a folder on a larger disk.",
+            f"The disk is full for jobs: {detail}, of which {settings.keep_free_mb:,} MB stay free.",
+            "Free some space, set ROUNDHOUSE_HOME to a folder on a larger disk, or lower ROUNDHOUSE_KEEP_FREE_MB.",
         )
     if free < needed:
         return CheckResult(

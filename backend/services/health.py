@@ -53,7 +53,7 @@ GATEWAY = Outage(
     "Gateway",
     "The gateway does not answer: chats and requests of clients fail, whatever the endpoints' replicas say.",
     "What runs this installation starts it again within seconds. If it stays away for a minute, see `logs/gateway.log`"
-    " in the home folder; only then `roundhouse down` and `roundhouse up`, which interrupt runs.",
+    " in the home folder; only then `roundhouse down` and `roundhouse up`: runs are saved, and continue.",
 )
 BROKER = Outage(
     "Broker",
@@ -208,8 +208,8 @@ def check_workers(ctx: Context) -> Outage | None:
     with ctx.db.read() as session:
         waiting = count_waiting(session)
     cure = (
-        "See the Workers page; `roundhouse down`, then `roundhouse up` starts this machine's workers again,"
-        " `roundhouse worker` those of another."
+        "See the Workers page; `roundhouse down`, then `roundhouse up` starts this machine's workers again (runs are"
+        " saved, and continue), `roundhouse worker` those of another."
     )
     if unserved := {queue: number for queue, number in waiting.items() if queue not in served}:
         jobs = ", ".join(f"{plural(number, 'job')} for `{queue}`" for queue, number in sorted(unserved.items()))

@@ -118,7 +118,7 @@ def test_a_worker_whose_disk_is_full_takes_no_job_and_says_why(ctx: Context, mon
     assert not worker.takes_jobs
     outage = check_workers(ctx)
     assert outage is not None
-    assert "is full (1.0 kB free)" in outage.cause
+    assert "is full (1.0 kB free): it takes jobs again once 2.1 MB are free." in outage.cause
     monkeypatch.setattr(ctx.artifacts, "free_bytes", lambda: 10**12)
     assert celery_app._check_version(ctx) == celery_app._check_disk(ctx) == ""
     assert not celery_app.slots.closed

@@ -86,10 +86,13 @@ def explain_full_disk(ctx: Context, *, host: str) -> str:
     """Return why no worker of this machine may take a job, if hardly anything is left of the disk space that no job may
     eat into. Empty if enough is.
     """
-    free = ctx.artifacts.free_bytes()
-    if free >= ctx.policy.keep_free_bytes // FULL_SHARE:
+    free, needed = ctx.artifacts.free_bytes(), ctx.policy.keep_free_bytes // FULL_SHARE
+    if free >= needed:
         return ""
-    return f"The disk of {host} is full ({format_bytes(free)} free): it takes jobs again once there is space."
+    return (
+        f"The disk of {host} is full ({format_bytes(free)} free): it takes jobs again once {format_bytes(needed)}"
+        " are free."
+    )
 
 
 def say_goodbye(ctx: Context, name: str) -> None:
