@@ -22,6 +22,7 @@ from safetensors import safe_open
 from scipy.sparse.linalg import svds
 from torch import Tensor
 
+from backend.domain.checkpoints.inspection import TensorChange, TensorStatistics
 from backend.domain.wording import percent
 from jobs.modeling.checkpoints import check_folder, is_adapter, load_network, read_tensor_shapes
 
@@ -34,66 +35,13 @@ REACH = 5.0
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block|decoder_layers)\.(\d+)\.(.+)$")
 
 
-@dataclass(frozen=True)
-class TensorPosition:
-    """Position of a tensor in the network: its layer (None outside the layers) and its part of the layer."""
-
-    layer: int | None
-    part: str
-
-
-@dataclass(frozen=True)
-class TensorStatistics:
-    """Statistics of one tensor's values.
-
-    `rms`, `mean`, `largest` (absolute) are of its finite values; `zeros` and `beyond` are shares: of exact zeros, and
-    of values more than REACH RMS from 0. `counts` has NUM_BINS bins. `spectral` is the largest singular value of a
-    matrix that is not too large. `row_peak` and `column_peak` are the ratio of the largest row or column norm to the
-    median, and its index.
+def split_name(name: str) -> tuple[int | None, str]:
+    """Return the layer and the part that a tensor's name says: `model.layers.3.mlp.up_proj.weight` is part
+    `mlp.up_proj.weight` of layer 3.
     """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    values: int
-    mean: float
-    rms: float
-    largest: float
-    zeros: float
-    beyond: float
-    not_finite: int
-    spectral: float | None
-    row_peak: tuple[float, int] | None
-    column_peak: tuple[float, int] | None
-    counts: npt.NDArray[np.int64]
-
-    @property
-    def place(self) -> TensorPosition:
-        """Return its layer and part."""
-        return place_of(self.name)
-
-
-@dataclass(frozen=True)
-class TensorChange:
-    """Difference between the same tensor of two checkpoints: ||b - a|| / ||a||, and their cosine."""
-
-    name: str
-    relative: float
-    cosine: float
-    norm_a: float
-    norm_change: float
-
-
-def place_of(name: str) -> TensorPosition:
-    """Split a tensor's name into layer and part: `model.layers.3.mlp.up_proj.weight` is part `mlp.up_proj.weight` of
-    layer 3.
-    """
-    match = _LAYER.search(name)
-    return (
-        TensorPosition(int(match[1]), match[2])
-        if match
-        else TensorPosition(None, name.removeprefix("model.").removeprefix("transformer."))
-    )
+    if match := _LAYER.search(name):
+        return int(match[1]), match[2]
+    return None, name.removeprefix("model.").removeprefix("transformer.")
 
 
 class WeightFolder:
@@ -126,7 +74,7 @@ class WeightFolder:
     def names(self) -> list[str]:
         """Return the tensors' names, layers in order."""
         names = [*self._files, *self._whole]
-        return sorted(names, key=lambda name: (place_of(name).layer if place_of(name).layer is not None else -1, name))
+        return sorted(names, key=lambda name: (-1 if (layer := split_name(name)[0]) is None else layer, name))
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return a tensor's shape."""
@@ -159,18 +107,18 @@ def _sliced(source: Any, shape: tuple[int, ...]) -> Iterator[Tensor]:
 
 def read_tensor(folder: WeightFolder, name: str) -> TensorStatistics:
     """Compute a tensor's statistics in two passes over its slices: the first finds the second's scale."""
-    shape = folder.shape(name)
+    shape, (layer, part) = folder.shape(name), split_name(name)
     total, squares, largest, zeros, broken, count = 0.0, 0.0, 0.0, 0, 0, 0
     rows: list[Tensor] = []
     columns: Tensor | None = None
-    for part in folder.slices(name):
-        finite = torch.isfinite(part)
+    for rows_read in folder.slices(name):
+        finite = torch.isfinite(rows_read)
         lost = int((~finite).sum())
-        values = torch.where(finite, part, 0.0) if lost else part
+        values = torch.where(finite, rows_read, 0.0) if lost else rows_read
         squared = values.square()
-        broken, count, zeros = broken + lost, count + part.numel(), zeros + int((part == 0).sum())
+        broken, count, zeros = broken + lost, count + values.numel(), zeros + int((rows_read == 0).sum())
         total += float(values.sum(dtype=torch.float64))
-        largest = max(largest, float(values.abs().max()) if part.numel() else 0.0)
+        largest = max(largest, float(values.abs().max()) if values.numel() else 0.0)
         rows.append(squared.sum(1, dtype=torch.float64))
         summed = squared.sum(0, dtype=torch.float64)
         columns = summed if columns is None else columns + summed
@@ -182,6 +130,8 @@ def read_tensor(folder: WeightFolder, name: str) -> TensorStatistics:
     small = len(shape) == 2 and min(shape) > 2 and count <= SPECTRAL_VALUES
     return TensorStatistics(
         name=name,
+        layer=layer,
+        part=part,
         shape=shape,
         dtype=folder.dtype(name),
         values=count,
@@ -234,7 +184,7 @@ def read_change(a: WeightFolder, b: WeightFolder, name: str) -> TensorChange:
     norm_a, norm_b, norm_change = math.sqrt(sums[0]), math.sqrt(sums[1]), math.sqrt(sums[3])
     relative = norm_change / norm_a if norm_a else (math.inf if norm_change else 0.0)
     cosine = sums[2] / (norm_a * norm_b) if norm_a and norm_b else math.nan
-    return TensorChange(name, relative, min(1.0, max(-1.0, cosine)), norm_a, norm_change)
+    return TensorChange(name, split_name(name)[0], relative, min(1.0, max(-1.0, cosine)), norm_a, norm_change)
 
 
 CHANNEL = 8.0
@@ -287,8 +237,8 @@ def _unlike_other_layers(tensors: list[TensorStatistics]) -> list[Outlier]:
     """Compare each tensor's RMS with the same part in the other layers."""
     parts: dict[str, list[TensorStatistics]] = defaultdict(list)
     for tensor in tensors:
-        if tensor.place.layer is not None and tensor.rms > 0:
-            parts[tensor.place.part].append(tensor)
+        if tensor.layer is not None and tensor.rms > 0:
+            parts[tensor.part].append(tensor)
     outliers = []
     for group in parts.values():
         if len(group) < MIN_LAYERS:

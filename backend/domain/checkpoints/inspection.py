@@ -6,8 +6,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 from typing import Literal, Self
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 from typing_extensions import TypedDict
 
@@ -60,6 +63,53 @@ def inspection_fingerprint(config: InspectionConfig, *, subject: str, other: str
     """Return the SHA-256 that equal requests share. `subject` and `other` identify the weights."""
     request = {"version": INSPECTION_VERSION, "subject": subject, "other": other, **config.model_dump(mode="json")}
     return hashlib.sha256(json.dumps(request, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class TensorStatistics:
+    """Statistics of one tensor's values.
+
+    `layer` is None outside the layers. `rms`, `mean`, `largest` (absolute) are of its finite values; `zeros` and
+    `beyond` are shares: of exact zeros, and of values beyond the histogram `counts`. `spectral` is the largest singular
+    value of a matrix that is not too large. `row_peak` and `column_peak` are the ratio of the largest row or column
+    norm to the median, and its index.
+    """
+
+    name: str
+    layer: int | None
+    part: str
+    shape: tuple[int, ...]
+    dtype: str
+    values: int
+    mean: float
+    rms: float
+    largest: float
+    zeros: float
+    beyond: float
+    not_finite: int
+    spectral: float | None
+    row_peak: tuple[float, int] | None
+    column_peak: tuple[float, int] | None
+    counts: npt.NDArray[np.int64]
+
+
+TENSOR_ARRAYS = ("values", "mean", "rms", "largest", "zeros", "beyond", "spectral", "counts")
+"""Fields of all tensors that are stored as arrays, the others as texts."""
+
+
+@dataclass(frozen=True)
+class TensorChange:
+    """Change of one tensor between two checkpoints: ||b - a|| / ||a||, cosine, and the norms."""
+
+    name: str
+    layer: int | None
+    relative: float
+    cosine: float
+    norm_a: float
+    norm_change: float
+
+
+CHANGE_ARRAYS = ("relative", "cosine", "norm_a", "norm_change")
 
 
 class LossSums(TypedDict, total=False):

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
@@ -20,7 +20,15 @@ from sqlalchemy.orm import Session
 from backend.db.base import new_id
 from backend.db.tables import Analysis, Checkpoint, Job
 from backend.domain.attributes import view_of
-from backend.domain.checkpoints.inspection import InspectionConfig, InspectionSummary, inspection_fingerprint
+from backend.domain.checkpoints.inspection import (
+    CHANGE_ARRAYS,
+    TENSOR_ARRAYS,
+    InspectionConfig,
+    InspectionSummary,
+    TensorChange,
+    TensorStatistics,
+    inspection_fingerprint,
+)
 from backend.domain.jobs.payloads import InspectPayload
 from backend.domain.jobs.results import InspectResult
 from backend.domain.jobs.states import ACTIVE, JobKind, Status
@@ -308,38 +316,6 @@ class TokenLine:
         return None if self.surprisal is None else self.surprisal / math.log(2)
 
 
-@dataclass(frozen=True)
-class TensorLine:
-    """Statistics of one tensor, as `TensorStatistics` of the job; `counts` is its histogram."""
-
-    name: str
-    layer: int | None
-    part: str
-    shape: tuple[int, ...]
-    dtype: str
-    values: int
-    mean: float
-    rms: float
-    largest: float
-    zeros: float
-    beyond: float
-    not_finite: int
-    spectral: float | None
-    counts: Array
-
-
-@dataclass(frozen=True)
-class ChangeLine:
-    """Change of one tensor between two checkpoints: ||b - a|| / ||a||, cosine, and the norms."""
-
-    name: str
-    layer: int | None
-    relative: float
-    cosine: float
-    norm_a: float
-    norm_change: float
-
-
 class InspectionResults:
     """Results of a finished inspection; arrays are read on access. Raises NotFound if the files were deleted."""
 
@@ -410,30 +386,11 @@ class InspectionResults:
         """Spans of text over which two networks with different vocabularies are compared."""
         return [str(span) for span in self._metadata.get("spans", [])]
 
-    def tensors(self) -> list[TensorLine]:
+    def tensors(self) -> list[TensorStatistics]:
         """Return the statistics of the tensors."""
-        columns = {
-            name: self.array(name)
-            for name in ("values", "mean", "rms", "largest", "zeros", "beyond", "spectral", "counts")
-        }
         return [
-            TensorLine(
-                name=entry["name"],
-                layer=entry["layer"],
-                part=entry["part"],
-                shape=tuple(entry["shape"]),
-                dtype=entry["dtype"],
-                values=int(columns["values"][row]),
-                mean=float(columns["mean"][row]),
-                rms=float(columns["rms"][row]),
-                largest=float(columns["largest"][row]),
-                zeros=float(columns["zeros"][row]),
-                beyond=float(columns["beyond"][row]),
-                not_finite=entry["not_finite"],
-                spectral=_finite(columns["spectral"][row]),
-                counts=columns["counts"][row],
-            )
-            for row, entry in enumerate(self._metadata["tensors"])
+            TensorStatistics(**values | {"shape": tuple(values["shape"]), "spectral": _finite(values["spectral"])})
+            for values in self._joined("tensors", TENSOR_ARRAYS)
         ]
 
     @property
@@ -441,13 +398,16 @@ class InspectionResults:
         """(tensor, reason) of the outliers, most severe first."""
         return [(str(entry["name"]), str(entry["text"])) for entry in self._metadata["outliers"]]
 
-    def changes(self) -> list[ChangeLine]:
+    def changes(self) -> list[TensorChange]:
         """Return the changes of the tensors that both checkpoints have in the same shape."""
-        columns = [self.array(name) for name in ("relative", "cosine", "norm_a", "norm_change")]
-        return [
-            ChangeLine(entry["name"], entry["layer"], *(float(column[row]) for column in columns))
-            for row, entry in enumerate(self._metadata["changes"])
-        ]
+        return [TensorChange(**values) for values in self._joined("changes", CHANGE_ARRAYS)]
+
+    def _joined(self, texts: str, arrays: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """Return the fields of each row, of texts and of arrays."""
+        columns = {name: self.array(name) for name in arrays}
+        for number, row in enumerate(self._metadata[texts]):
+            numbers = {name: column[number] for name, column in columns.items()}
+            yield row | {name: value if value.ndim else value.item() for name, value in numbers.items()}
 
     @property
     def missing(self) -> dict[str, list[str]]:

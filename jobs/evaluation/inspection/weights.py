@@ -10,14 +10,18 @@ import numpy as np
 import numpy.typing as npt
 
 from backend.domain.attributes import attributes_of
-from backend.domain.checkpoints.inspection import ChangeSummary, InspectionSummary
+from backend.domain.checkpoints.inspection import (
+    CHANGE_ARRAYS,
+    TENSOR_ARRAYS,
+    ChangeSummary,
+    InspectionSummary,
+    TensorChange,
+)
 from jobs.evaluation.ledger import check_stop
 from jobs.modeling.checkpoints import is_adapter
 from jobs.modeling.weight_statistics import (
     NUM_BINS,
     REACH,
-    TensorChange,
-    TensorStatistics,
     WeightFolder,
     find_outliers,
     read_change,
@@ -43,20 +47,19 @@ def inspect_weights(
         changes, missing = _changes(weights, other, reporter) if other is not None else ([], {})
     outliers = find_outliers(tensors)
     words: dict[str, object] = {
-        "tensors": [_tensor_words(tensor) for tensor in tensors],
+        "tensors": [
+            attributes_of(tensor, "name", "layer", "part", "shape", "dtype", "not_finite", "row_peak", "column_peak")
+            for tensor in tensors
+        ],
         "outliers": [{"name": one.name, "text": one.text} for one in outliers[:MAX_OUTLIERS]],
-        "changes": [{"name": change.name, "layer": place_layer(change.name, tensors)} for change in changes],
+        "changes": [{"name": change.name, "layer": change.layer} for change in changes],
         "missing": missing,
     }
-    numbers: Arrays = {
-        "counts": np.stack([tensor.counts for tensor in tensors]),
-        "edges": np.linspace(-REACH, REACH, NUM_BINS + 1),
-    }
-    for field in ("mean", "rms", "largest", "zeros", "beyond"):
-        numbers[field] = np.array([getattr(tensor, field) for tensor in tensors], dtype=np.float64)
-    numbers["values"] = np.array([tensor.values for tensor in tensors], dtype=np.int64)
-    numbers["spectral"] = np.array([math.nan if tensor.spectral is None else tensor.spectral for tensor in tensors])
-    for field in ("relative", "cosine", "norm_a", "norm_change"):
+    numbers: Arrays = {"edges": np.linspace(-REACH, REACH, NUM_BINS + 1)}
+    for field in TENSOR_ARRAYS:  # a spectral norm that is None becomes NaN
+        of_field = [getattr(tensor, field) for tensor in tensors]
+        numbers[field] = np.array(of_field, dtype=np.int64 if field in ("values", "counts") else np.float64)
+    for field in CHANGE_ARRAYS:
         numbers[field] = np.array([getattr(change, field) for change in changes], dtype=np.float64)
     summary: InspectionSummary = {
         "facts": {
@@ -70,21 +73,6 @@ def inspect_weights(
     if other is not None:
         summary["changes"] = _sum_up(changes, missing)
     return summary, numbers, words
-
-
-def place_layer(name: str, tensors: list[TensorStatistics]) -> int | None:
-    """Return the layer of a tensor."""
-    return next(tensor.place.layer for tensor in tensors if tensor.name == name)
-
-
-def _tensor_words(tensor: TensorStatistics) -> dict[str, object]:
-    return {
-        "name": tensor.name,
-        "layer": tensor.place.layer,
-        "part": tensor.place.part,
-        "shape": list(tensor.shape),
-        **attributes_of(tensor, "dtype", "not_finite", "row_peak", "column_peak"),
-    }
 
 
 def _changes(weights: WeightFolder, other: Path, reporter: Reporter) -> tuple[list[TensorChange], dict[str, list[str]]]:

@@ -21,9 +21,9 @@ from jobs.modeling.weight_statistics import (
     REACH,
     WeightFolder,
     find_outliers,
-    place_of,
     read_change,
     read_tensor,
+    split_name,
 )
 from tests.support.networks.inspection_networks import make_network
 
@@ -101,12 +101,10 @@ def test_outlier_tensors_are_flagged(tmp_path: Path) -> None:
 
 
 def test_tensor_names_of_every_family_are_split_into_layer_and_part() -> None:
-    assert place_of("model.layers.12.self_attn.q_proj.weight") == weight_statistics.TensorPosition(
-        12, "self_attn.q_proj.weight"
-    )
-    assert place_of("transformer.h.3.attn.c_attn.weight") == weight_statistics.TensorPosition(3, "attn.c_attn.weight")
-    assert place_of("h.0.mlp.dense_h_to_4h.bias") == weight_statistics.TensorPosition(0, "mlp.dense_h_to_4h.bias")
-    assert place_of("model.embed_tokens.weight") == weight_statistics.TensorPosition(None, "embed_tokens.weight")
+    assert split_name("model.layers.12.self_attn.q_proj.weight") == (12, "self_attn.q_proj.weight")
+    assert split_name("transformer.h.3.attn.c_attn.weight") == (3, "attn.c_attn.weight")
+    assert split_name("h.0.mlp.dense_h_to_4h.bias") == (0, "mlp.dense_h_to_4h.bias")
+    assert split_name("model.embed_tokens.weight") == (None, "embed_tokens.weight")
 
 
 def test_an_adapter_is_merged_and_its_difference_to_the_base_is_its_matrices(tmp_path: Path) -> None:

@@ -8,14 +8,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import streamlit as st
 
-from backend.domain.checkpoints.inspection import InspectionConfig
+from backend.domain.checkpoints.inspection import InspectionConfig, TensorChange, TensorStatistics
 from backend.domain.wording import percent, short
 from backend.services.checkpoints.checkpoints import CheckpointView
 from backend.services.checkpoints.inspections import (
-    ChangeLine,
     InspectionResults,
     InspectionView,
-    TensorLine,
     find_inspection,
     get_inspection,
     launch_inspection,
@@ -29,7 +27,7 @@ from pages.components.tables import draw_table
 
 MAX_LINES = 12
 MAX_ROWS = 64
-MEASURES: dict[str, tuple[str, Callable[[TensorLine], float | None], bool]] = {
+MEASURES: dict[str, tuple[str, Callable[[TensorStatistics], float | None], bool]] = {
     "rms": ("RMS", lambda line: line.rms, False),
     "largest": ("Largest value", lambda line: line.largest, False),
     "spectral": ("Spectral norm", lambda line: line.spectral, False),
@@ -93,7 +91,7 @@ def _draw_outliers(results: InspectionResults) -> None:
     st.caption("Heuristics: most outliers of trained models are harmless; NaN, infinity and all-zero tensors are not.")
 
 
-def _draw_layers(lines: list[TensorLine]) -> None:
+def _draw_layers(lines: list[TensorStatistics]) -> None:
     st.subheader("Layer by layer", anchor=False)
     measure = choose_one(
         "Measure",
@@ -121,7 +119,7 @@ def _draw_layers(lines: list[TensorLine]) -> None:
     )
 
 
-def _draw_tensor(results: InspectionResults, lines: list[TensorLine]) -> None:
+def _draw_tensor(results: InspectionResults, lines: list[TensorStatistics]) -> None:
     edges = results.array("edges")
     st.subheader("Histograms", anchor=False)
     in_layers = [line for line in lines if line.layer is not None]
@@ -232,7 +230,7 @@ def draw_weight_changes(ctx: Context, person: Person, checkpoint: CheckpointView
                 st.text("\n".join(missing[name][:MAX_ROWS]))
 
 
-def _by_part(changes: Sequence[ChangeLine]) -> dict[str, list[tuple[int, float]]]:
+def _by_part(changes: Sequence[TensorChange]) -> dict[str, list[tuple[int, float]]]:
     """Group changes of matrices by weight, the most changed first."""
     points: dict[str, list[tuple[int, float]]] = defaultdict(list)
     for change in changes:
