@@ -8,11 +8,13 @@ import math
 import sys
 from collections.abc import Callable
 from contextvars import ContextVar
+from dataclasses import asdict, is_dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
+from pydantic import BaseModel
 
 from backend.cli.exit_status import FAILED
 from backend.errors import InvalidInput
@@ -37,17 +39,23 @@ def is_json() -> bool:
 def emit(data: Any, *, text: str) -> None:
     """Print the result: `data` as JSON with --json, or `text`."""
     if is_json():
-        text = json.dumps(_finite(data), indent=2, default=str, ensure_ascii=False)
+        text = json.dumps(_as_json(data), indent=2, default=str, ensure_ascii=False)
     sys.stdout.write(text + "\n")
 
 
-def _finite(data: Any) -> Any:
-    """Replace NaN and the infinities, which JSON lacks, by null, so that a diverged loss breaks no script's parser."""
+def _as_json(data: Any) -> Any:
+    """Return models and dataclasses as dicts, and null for NaN and the infinities, which JSON lacks: a diverged loss
+    breaks no script's parser.
+    """
     if isinstance(data, float):
         return data if math.isfinite(data) else None
+    if isinstance(data, BaseModel):
+        data = data.model_dump()
+    elif is_dataclass(data) and not isinstance(data, type):
+        data = asdict(data)
     if isinstance(data, dict):
-        return {key: _finite(value) for key, value in data.items()}
-    return [_finite(value) for value in data] if isinstance(data, list | tuple) else data
+        return {key: _as_json(value) for key, value in data.items()}
+    return [_as_json(value) for value in data] if isinstance(data, list | tuple) else data
 
 
 def interval_data(source: Any) -> list[float] | None:

@@ -62,7 +62,7 @@ class Keeper(Generic[T]):
         self._read = read
         self._back_until = float("-inf")
         self._snapshot: T | None = None
-        self._read_at = float("-inf")
+        self._began_at = self._read_at = float("-inf")
         self._is_away = False
         self._changed = threading.Condition()
         self._wanted, self._closed = threading.Event(), threading.Event()
@@ -101,6 +101,15 @@ class Keeper(Generic[T]):
         if self._snapshot is None:
             raise Away("The database has not been read yet.")
         return self._snapshot
+
+    def read_from_now(self) -> T:
+        """Return a snapshot whose reading begins after this call, or the `latest` where that takes over a second."""
+        called_at = time.monotonic()
+        self._start()
+        self._wanted.set()
+        with self._changed:
+            self._changed.wait_for(lambda: self._began_at >= called_at or self._is_away, timeout=PATIENCE_S)
+        return self.latest()
 
     def ask(self, question: Callable[[], R]) -> R:
         """Answer a question from the database. Raises Away after an error or a second, then at once."""
@@ -143,7 +152,7 @@ class Keeper(Generic[T]):
                 if self._is_away or time.monotonic() - began > 2 * PATIENCE_S:  # it hung, or was away
                     self._back_until = time.monotonic() + BACK_S
                     snapshot = self._read_again(snapshot)
-                self._keep(snapshot)
+                self._keep(snapshot, began_at=began)
             self._wanted.wait(IDLE_S)
             self._closed.wait(max(0.0, began + FRESH_S / 2 - time.monotonic()))
 
@@ -153,11 +162,12 @@ class Keeper(Generic[T]):
         except FAULTS:
             return snapshot
 
-    def _keep(self, snapshot: T) -> None:
+    def _keep(self, snapshot: T, *, began_at: float) -> None:
         with self._changed:
             if self._is_away:
                 logger.warning("The database answers again.")
             self._snapshot, self._read_at, self._is_away = snapshot, time.monotonic(), False
+            self._began_at = began_at
             self._changed.notify_all()
 
     def _go_away(self, reason: str) -> None:
@@ -324,6 +334,8 @@ class InstalledDirectory:
     def replicas_for(self, endpoint: str) -> Sequence[ReplicaAddress]:
         """Return the ready replicas of an endpoint. Raises NotFound."""
         targets = self._latest().targets.get(endpoint)
+        if targets is None:  # unless it was deployed a moment ago
+            targets = self._latest(self._keeper.read_from_now).targets.get(endpoint)
         if targets is None:
             raise self._unknown(endpoint)
         return [_address(target) for target in targets]
@@ -371,9 +383,9 @@ class InstalledDirectory:
         """Store requests that replicas lost; a repeated row is stored once."""
         add_failures(self._ctx, rows)
 
-    def _latest(self) -> Snapshot:
+    def _latest(self, read: Callable[[], Snapshot] | None = None) -> Snapshot:
         try:
-            return self._keeper.latest()
+            return (read or self._keeper.latest)()
         except Away as error:
             raise Unavailable(
                 "The database does not answer, and this gateway has not read it yet.", remedy="Try again."

@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from backend.domain.json_values import Row
+from backend.domain.training.launch_warnings import fewest_tokens, short_text_cure
 from backend.errors import InvalidInput
 from jobs.batches.base import BatchSizes, MicroBatch, PartwiseOrder, StepBatches
 from jobs.batches.token_files import IdArray, RowTokens, StoredTokens, TokenItem
@@ -71,10 +72,10 @@ def windows_of(num_tokens: int, context: int) -> int:
 
 def check_token_count(num_tokens: int, *, context: int) -> None:
     """Raise InvalidInput if a train split has too few tokens for windows of `context`."""
-    if num_tokens < 2 * context + 1:
+    if num_tokens < fewest_tokens(context):
         raise InvalidInput(
-            f"The train split has {num_tokens:,} tokens, too few for a context of {context}.",
-            remedy=f"Use a context of at most {max(8, (num_tokens - 1) // 2)}, or more text.",
+            f"The train split has {num_tokens:,} tokens, too few for a context of {context:,}.",
+            remedy=short_text_cure(num_tokens),
             field="context",
         )
 

@@ -97,8 +97,9 @@ def _compile(tokens: LLTokenizer, constraint: Constraint) -> LLMatcher:
     trial = matcher.deep_copy()
     _take_first_token(trial, size=tokens.vocab_size)
     if trial.is_error():
+        remedy = "" if matcher.is_error() else REMEDY  # what can't be read at all names its fault itself
         raise InvalidInput(
-            f"The {constraint.kind} can't be enforced: {_reason(trial)}.", remedy=REMEDY, field="response_format"
+            f"The {constraint.kind} can't be enforced: {_reason(trial)}.", remedy=remedy, field="response_format"
         )
     return matcher
 

@@ -231,10 +231,10 @@ def describe_arithmetic(network: Any) -> str:
         return ""
     compiled = try_library()
     if compiled.library is None:
-        return f"PyTorch, which is slower, since our code could not be compiled: {compiled.problem}"
+        return f"PyTorch, which is slower, since the library could not be compiled: {compiled.problem}"
     first = next(iter(getattr(network.base_model, "layers", ())), None)
     if not getattr(first, "is_compiled", False):
-        return "PyTorch, which is slower; our compiled code does not cover this architecture"
+        return "PyTorch, which is slower: the compiled library does not cover a part of this architecture"
     return f"code compiled for {compiled.library.processor}"
 
 

@@ -88,8 +88,9 @@ def draw_summary(endpoints: Sequence[EndpointView], alerts: Sequence[AlertView],
         st.markdown(f":blue[:material/hourglass_top: **Starting:**] {plain('; '.join(starting))}.")
         return
     deployed = [one for one in endpoints if one.stopped_at is None]
-    num_ready = sum(one.num_ready > 0 for one in deployed)
+    num_ready, num_asleep = sum(one.num_ready > 0 for one in deployed), sum(one.state == "asleep" for one in deployed)
     ready = f"{num_ready} of {plural(len(deployed), 'endpoint')} ready" if deployed else "No endpoint is deployed"
+    ready += f" and {num_asleep:,} asleep" if num_asleep else ""
     st.markdown(
         f":green[:material/check_circle: **Nothing is wrong.**] {ready}, no open alert, no failed request in"
         f" {plain(traffic.window.label)}."

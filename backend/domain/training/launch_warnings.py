@@ -38,6 +38,7 @@ PADDED = 0.5
 CUT = 0.1
 SILENT = 0.01
 TINY_BATCH = 16.0
+MIN_CONTEXT = 8  # of a run
 BATCH_EPOCHS = 1.5
 """Epochs per step above which the batch is too large for the data: with a little more than one, a last step is full."""
 
@@ -58,6 +59,7 @@ class Code(StrEnum):
     OVER_FIT = "over_fit"
     BATCH_LARGE = "batch_large"
     FEW_ROWS = "few_rows"
+    TEXT_SHORT = "text_short"
     BATCH_TINY = "batch_tiny"
     WITHOUT_EFFECT = "without_effect"
     DOES_NOT_FIT = "does_not_fit"
@@ -333,10 +335,32 @@ def _about_data(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarning
     most = most_epochs(config.objective, config.method)
     if facts.epochs is None or config.objective.samples:
         return
-    if facts.epochs > BATCH_EPOCHS * config.max_steps:
+    num_tokens = round(config.tokens_per_step * config.max_steps / facts.epochs)
+    if config.objective.pretrains and num_tokens < fewest_tokens(config.context):
+        yield LaunchWarning(
+            code=Code.TEXT_SHORT,
+            field="context",
+            sentence=(
+                f"The train split has about {plural(num_tokens, 'token')}, too few for a context of"
+                f" {config.context:,}: the run would fail at its start."
+            ),
+            cure=short_text_cure(num_tokens),
+        )
+    elif facts.epochs > BATCH_EPOCHS * config.max_steps:
         yield _about_large_batch(config, facts.epochs / config.max_steps, is_lower_bound=facts.epochs_at_least)
     elif facts.epochs > most:
         yield _about_many_epochs(config, facts.epochs, most, is_lower_bound=facts.epochs_at_least)
+
+
+def fewest_tokens(context: int) -> int:
+    """Return the tokens that a train split of texts needs: two windows, whose boundaries can shift."""
+    return 2 * context + 1
+
+
+def short_text_cure(num_tokens: int) -> str:
+    """Return what to do about a train split of fewer tokens than its context needs."""
+    longest = (num_tokens - 1) // 2
+    return f"Use a context of at most {longest:,}, or more text." if longest >= MIN_CONTEXT else "Use more text."
 
 
 def _about_many_epochs(config: RunConfig, epochs: float, most: float, *, is_lower_bound: bool) -> LaunchWarning:

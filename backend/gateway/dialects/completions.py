@@ -456,7 +456,7 @@ class ChatBody(_Body):
     @classmethod
     def _with_logprobs(cls, value: int | None, info: Any) -> int | None:
         if value and not info.data.get("logprobs"):
-            raise ValueError("top_logprobs requires logprobs: true")
+            raise ValueError("needs logprobs: true beside it")
         return value
 
     @field_validator("tool_choice")

@@ -20,7 +20,7 @@ def draw_replica_table(
     rows = [
         {
             "Endpoint": replica.endpoint,
-            "Revision": replica.revision if replica.variant == "stable" else f"{replica.revision}, canary",
+            "Revision": replica.revision if replica.role == "stable" else f"{replica.revision}, {replica.role}",
             "Replica": replica.number,
             "Machine": replica.host or "none yet",
             "Address": replica.url,

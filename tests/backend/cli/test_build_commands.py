@@ -5,10 +5,12 @@ misused.
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,12 @@ import pytest
 import typer
 
 from backend.bootstrap import get_context
+from backend.cli.doctor import CheckResult
 from backend.cli.main import main
-from backend.cli.output import command
+from backend.cli.output import command, emit
 from backend.domain.estimates.memory import estimate_memory
 from backend.domain.estimates.setting import setting_of
+from backend.domain.serving.deployment import ScalingEvent
 from backend.domain.training.config import RunConfig
 from backend.services.architectures import parse_architecture
 from backend.services.context import Context
@@ -198,3 +202,17 @@ def test_an_unreadable_file_is_reported(capsys: pytest.CaptureFixture[str], tmp_
         broken(as_json=True)
     assert ended.value.exit_code == 1
     assert str(tmp_path / "no" / "such") in json.loads(capsys.readouterr().out)["error"]
+
+
+def test_models_and_dataclasses_within_a_result_are_objects(capsys: pytest.CaptureFixture[str]) -> None:
+    """Events of an endpoint's history were strings of Python."""
+    event = ScalingEvent(at=datetime(2026, 12, 3, tzinfo=UTC), text="restarted")
+
+    @command
+    def show() -> None:
+        emit({"events": (event,), "loss": math.nan, "check": CheckResult("disk", "ok", "9 GB")}, text="")
+
+    show(as_json=True)
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["events"][0]["text"] == "restarted"
+    assert (printed["loss"], printed["check"]["state"]) == (None, "ok")

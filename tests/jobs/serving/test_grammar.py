@@ -108,6 +108,13 @@ def test_a_form_that_requires_itself_is_refused_before_the_answer(kind: str, val
         _matcher(kind, value)
 
 
+def test_a_form_with_a_mistake_is_refused_with_it_and_no_cure_of_another() -> None:
+    for kind, value, reason in (("json_schema", '{"type": "banana"}', "banana"), ("regex", "(", "unclosed")):
+        with pytest.raises(InvalidInput, match=reason) as caught:
+            _matcher(kind, value)
+        assert not caught.value.remedy
+
+
 def test_a_form_that_may_hold_itself_is_enforced() -> None:
     node = {"anyOf": [{"type": "null"}, {"type": "object", "properties": {"n": SELF}, "required": ["n"]}]}
     matcher = _matcher("json_schema", json.dumps(node))

@@ -24,7 +24,7 @@ EVENTS_LAST = timedelta(minutes=10)
 @dataclass(frozen=True)
 class ReplicaGauges:
     """One replica of a deployment that is not stopped, and what its process takes of `host`. `variant` is stable, or
-    the id of a canary's deployment. `number` counts the replicas that its revision ever had.
+    the id of the deployment of a canary or shadow. `number` counts the replicas that its revision ever had.
     """
 
     endpoint_id: str
@@ -33,6 +33,7 @@ class ReplicaGauges:
     is_ready: bool
     load: ReplicaLoad
     variant: str = STABLE
+    role: str = STABLE
     revision: int = 1
     status: str = ""
     url: str | None = None
@@ -150,6 +151,7 @@ def _replica(
         is_ready=is_alive and replica.status == "ready",
         load=replica.gauges if is_alive else ReplicaLoad(),
         variant=STABLE if deployment.role == STABLE else deployment.id,
+        role=deployment.role,
         revision=deployment.revision,
         status=replica.status if is_alive or replica.status == "starting" else "lost",
         url=replica.url,

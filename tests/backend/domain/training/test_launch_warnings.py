@@ -239,6 +239,17 @@ def test_a_micro_batch_larger_than_the_data_is_the_cause_of_many_epochs() -> Non
     assert (warning.field, warning.cure) == ("grad_accum_steps", "A step has room for at most 475.")
 
 
+@pytest.mark.parametrize(
+    ("num_tokens", "cure"), [(10, "Use more text."), (500, "Use a context of at most 249, or more text."), (2049, "")]
+)
+def test_a_text_too_short_for_two_windows_is_said_before_the_launch(num_tokens: int, cure: str) -> None:
+    """A text of ten tokens "fits" with "a micro-batch of at most 1", and the run failed at its start."""
+    config = run()
+    facts = LaunchFacts(epochs=config.tokens_per_step * config.max_steps / num_tokens, seconds=1.0)
+    warnings = [(each.field, each.cure) for each in warnings_of(config, facts) if each.code is Code.TEXT_SHORT]
+    assert warnings == ([("context", cure)] if cure else [])
+
+
 def test_the_warm_up_of_a_single_step_is_no_mistake() -> None:
     """“The warm-up of 1 steps takes more than half of the 1.”"""
     assert codes(run(objective="sft", max_steps=1), seconds=1.0) == []

@@ -83,6 +83,16 @@ def test_an_adapter_of_the_base_becomes_a_model_at_every_replica(
             directory.replicas_for("tales:poems")
 
 
+def test_an_adapter_answers_in_the_moment_it_is_added(scene: ServingWorld, told: list[dict[str, Any]]) -> None:
+    """A script that added one and asked got 404 for up to a second."""
+    red = adapter(scene, "red", base=oak(scene))
+    with closing(InstalledDirectory(scene.ctx)) as directory:
+        for name in ("one", "two", "three"):
+            assert directory.list_models(), "a snapshot is there that lacks it"
+            add_adapter(scene.ctx, "tales", name, checkpoint_id=red, person=LOCAL)
+            assert len(directory.replicas_for(f"tales:{name}")) == 2
+
+
 def test_an_alias_stands_for_its_endpoint_before_the_adapter_too(
     scene: ServingWorld, told: list[dict[str, Any]]
 ) -> None:

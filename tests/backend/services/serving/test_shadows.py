@@ -16,6 +16,7 @@ from backend.services.serving.canaries import start_canary
 from backend.services.serving.chat.contexts import endpoint_facts
 from backend.services.serving.deployments import delete_endpoint, deploy, stop_endpoint
 from backend.services.serving.endpoints import deployed_endpoints, get_endpoint, list_revisions
+from backend.services.serving.monitoring.gauges import read_live
 from backend.services.serving.replicas import ready_targets
 from backend.services.serving.shadows import (
     ComparedRequest,
@@ -70,6 +71,7 @@ def test_a_shadow_has_replicas_of_its_own_that_get_no_traffic_and_its_report_out
         1,
     )
     scene.start_all()
+    assert {(replica.revision, replica.role) for replica in read_live(ctx).replicas} == {(1, "stable"), (2, "shadow")}
     shadow = shadow_targets(ctx)["tales"]
     assert ([target.url for target in shadow.targets], shadow.percent) == (["http://127.0.0.1:9002"], 25.0)
     assert [target.url for target in ready_targets(ctx, canaries=True)["tales"]] == ["http://127.0.0.1:9001"]
