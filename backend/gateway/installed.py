@@ -214,6 +214,7 @@ class InstalledDirectory:
         self._keeper: Keeper[Snapshot] = Keeper(self._read)
         self._changes = watch_changes(ctx.db)
         self._prices: Mapping[str, float] = {}
+        self._priced: set[str] = set()
         self._priced_at = float("-inf")
         self._prices_version = ""
         self._uses: dict[str, datetime] = {}
@@ -392,11 +393,12 @@ class InstalledDirectory:
             ) from error
 
     def _read(self, is_back: bool) -> Snapshot:
-        if time.monotonic() - self._priced_at > PRICES_S:
-            self._prices, self._prices_version = replica_prices(self._ctx), prices_version(self._ctx)
-            self._priced_at = time.monotonic()
         models = [ModelEntry(name=name, created=deployed) for name, deployed in deployed_endpoints(self._ctx)]
         targets = ready_targets(self._ctx, canaries=True, with_lapsed=is_back)
+        replicas = {target.replica_id for ready in targets.values() for target in ready}
+        if replicas - self._priced or time.monotonic() - self._priced_at > PRICES_S:
+            self._prices, self._prices_version = replica_prices(self._ctx), prices_version(self._ctx)
+            self._priced, self._priced_at = replicas, time.monotonic()
         snapshot = Snapshot(
             targets=targets,
             models=models,

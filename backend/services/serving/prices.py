@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, or_, select
-from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy import ColumnElement, exists, func, or_, select
+from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 from backend.db.engine import retry_races
 from backend.db.tables import DevicePrice, DeviceUse, Replica, Usage, User
@@ -139,13 +139,20 @@ def price_differences(
     had none when they began and count at today's, all of them. Else they would cost nothing, and their share of the
     hours would be idle. All device time of a request counts as that of the replica that answered it.
     """
+    earlier = aliased(DeviceUse)
+    is_of_earlier = exists().where(
+        earlier.job_id == DeviceUse.job_id,
+        earlier.started_at < DeviceUse.started_at,
+        earlier.ended_at > Usage.created_at,
+    )
     query = (
         select(DeviceUse.id, func.sum(Usage.device_s), func.sum(func.coalesce(Usage.cost_usd, 0.0)), *by)
         .join(Replica, Replica.job_id == DeviceUse.job_id)
         .join(Usage, Usage.replica_id == Replica.id)
         .where(
             *conditions,
-            Usage.created_at >= DeviceUse.started_at,
+            # a request that waited for its replica came before the hours that answered it
+            or_(Usage.created_at >= DeviceUse.started_at, ~is_of_earlier),
             or_(DeviceUse.ended_at.is_(None), Usage.created_at < DeviceUse.ended_at),
             or_(Usage.cost_usd.is_(None), DeviceUse.hour_usd.is_(None)),
             Usage.device_s > 0,

@@ -268,6 +268,18 @@ def test_a_request_answered_before_the_price_of_its_replica_was_read_has_that_of
     assert ledger.usd == pytest.approx(4.0)
 
 
+def test_a_request_that_woke_its_replica_counts_in_the_hours_that_answered_it(priced: Context) -> None:
+    """It came seconds before they began, so it cost nothing, and its key's budget was not charged."""
+    add_endpoint(priced)
+    for hours, price in ((2, 3.0), (1, 1.0)):
+        begin = NOON - timedelta(hours=hours)
+        use(priced, "replica", start=begin, end=begin + timedelta(minutes=30), price=price)
+    asked = UsageRow("a", "tales", None, "r", 5, 5, 9.0, 9.0, "finished", NOON - timedelta(hours=2.1), device_s=600.0)
+    add_usage(priced, [asked, replace(asked, id="b", created_at=NOON - timedelta(hours=1.1), device_s=360.0)])
+    ledger = read_price_ledger(priced, since=NOON - timedelta(hours=12), until=NOON)
+    assert ledger.totals["requests"] == pytest.approx(0.5 + 0.1), "each in the hours that followed it"
+
+
 def test_the_month_is_forecast_from_full_days_with_the_error_of_last_month(priced: Context) -> None:
     """$24 on every day since 1 October: November has 26.5 days behind it and 3.5 before it, so 720; October's forecast
     was right.

@@ -41,12 +41,14 @@ from backend.services.serving.endpoints import (
     why_not_delete,
     why_not_own,
 )
+from backend.services.serving.prices import set_price
 from backend.services.serving.promotions import promote
 from backend.services.serving.replicas import ready_targets, record_end, record_gauge, record_ready
 from backend.services.serving.usage import UsageRow, add_usage
 from jobs.runner import execute
-from tests.support.gateway_fixtures import served
+from tests.support.gateway_fixtures import eventually, served
 from tests.support.scenario import add_row
+from tests.support.serving.serving_world import ServingWorld
 
 
 @pytest.fixture
@@ -60,6 +62,20 @@ def start_replica(ctx: Context, port: int) -> Claim[Any]:
     with ctx.db.write() as session:
         record_ready(session, ctx, claim, ReadyEvent(url=f"http://127.0.0.1:{port}"))
     return claim
+
+
+def test_a_replica_that_has_just_started_has_its_price_with_its_address(ctx: Context) -> None:
+    """The request that woke an endpoint cost nothing: prices were read every ten seconds."""
+    set_price(ctx, "", 2.0, person=LOCAL)
+    scene = ServingWorld(ctx)
+    scene.deploy()
+    with closing(InstalledDirectory(ctx)) as directory:
+        (first,) = directory.replicas_for("tales")
+        assert directory.device_hour_usd(first.id) == 2.0
+        scale_endpoint(ctx, "tales", 2, person=LOCAL)
+        scene.start_all()
+        eventually(lambda: len(directory.replicas_for("tales")) == 2)
+        assert [directory.device_hour_usd(one.id) for one in directory.replicas_for("tales")] == [2.0, 2.0]
 
 
 def test_a_deployed_checkpoint_is_starting_until_a_replica_says_it_is_ready(ctx: Context, checkpoint: str) -> None:
