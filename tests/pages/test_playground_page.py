@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
 from streamlit.testing.v1 import AppTest
 
 from backend.db.tables import Checkpoint, Conversation
@@ -20,6 +21,7 @@ from backend.services.serving.deployments import deploy, stop_endpoint
 from backend.services.serving.endpoints import get_endpoint
 from backend.services.serving.prompts import get_prompt, save_prompt
 from backend.services.serving.replicas import record_ready
+from pages.components.serving.chat_form import CHAT_TEMPERATURE, TEXT_TEMPERATURE
 from tests.support.opening import EVIL, open_page, words
 from tests.support.serving.stored_chat import add_message, start_conversation
 
@@ -59,6 +61,25 @@ def test_the_page_gives_the_browser_settings_context_and_examples_of_the_endpoin
     app.multiselect[0].set_value(["tales", "other"]).run()
     app.toggle(key="blind_new").set_value(True).run()
     assert (chat_data(app)["settings"]["endpoints"], chat_data(app)["settings"]["blind"]) == (["tales", "other"], True)
+
+
+def test_the_temperature_follows_the_endpoints_until_one_is_chosen(
+    site: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page sent 0.8 until its settings were looked at, which showed and then sent 0.7."""
+    place(site, "tales")
+    place(site, "chatty")
+    monkeypatch.setattr("backend.services.serving.endpoints._chats", lambda _, one: one.name.startswith("chatty"))
+    for chosen, then in ((None, CHAT_TEMPERATURE), (0.3, 0.3)):
+        app = open_page(PAGE, endpoint="tales")
+        assert chat_data(app)["settings"]["temperature"] == TEXT_TEMPERATURE
+        app.text_area(key="system_new").set_value("Be brief.").run()
+        if chosen is not None:
+            app.slider(key="temperature_new").set_value(chosen).run()
+        app.multiselect(key="endpoints_new").set_value(["tales", "chatty"]).run()
+        settings = chat_data(app)["settings"]
+        assert (settings["temperature"], settings["system"]) == (then, "Be brief.")
+        assert [one.value for one in app.slider if one.label == "Temperature"] == [then]
 
 
 def test_a_new_conversation_is_blind_as_the_one_before_it(site: Context) -> None:

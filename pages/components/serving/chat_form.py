@@ -95,6 +95,8 @@ def draw_settings(
         st.space("stretch")
         chats = any(endpoint.chats for endpoint in endpoints if endpoint.name in picked)
         temperature = CHAT_TEMPERATURE if chats else TEXT_TEMPERATURE
+        if stored is None:
+            follow_usual_temperature(temperature, scope=scope)
         with st.container(horizontal=True, width="content"):  # wraps as one
             with (
                 st.popover("Settings", icon=":material/tune:", key="settings_menu"),
@@ -432,10 +434,27 @@ def fill_settings(settings: AnswerSettings, *, scope: str) -> None:
     st.session_state[f"filled_{scope}"] = {"times": times + 1, "values": values}
 
 
+def follow_usual_temperature(temperature: float, *, scope: str) -> None:
+    """Fill in the usual temperature of the endpoints, unless another one than the usual was chosen. A widget whose
+    default changes shows it, and sends it once its menu is opened, while the page counts with what it began with.
+    """
+    before = st.session_state.get(f"usual_{scope}", temperature)
+    st.session_state[f"usual_{scope}"] = temperature
+    held = {
+        field: st.session_state[key]
+        for field in AnswerSettings.model_fields
+        if (key := widget_key(field, scope=scope)) in st.session_state
+    }
+    if before != temperature and held.get("temperature") == before:
+        times = st.session_state.get(f"filled_{scope}", {}).get("times", 0)
+        values = filled_values(scope) | held | {"temperature": temperature}
+        st.session_state[f"filled_{scope}"] = {"times": times + 1, "values": values}
+
+
 def forget_filled(scope: str) -> None:
     """Forget what was filled in, where the widgets begin again with stored values; also of each side."""
     for key in [str(key) for key in st.session_state]:
-        if re.match(rf"(filled_|shared_of_|base_of_){re.escape(scope)}(@|$)", key):
+        if re.match(rf"(filled_|shared_of_|base_of_|usual_){re.escape(scope)}(@|$)", key):
             del st.session_state[key]
 
 
