@@ -464,7 +464,7 @@ def check_endpoint(bench: Bench, engine: str) -> str:
         raise failures[0]
     started = time.perf_counter() - began
     request = GenerateRequest(
-        token_ids=tuple(ids[0].tolist()), params=SamplingParams(max_tokens=8, temperature=0.0, ignore_end=True)
+        token_ids=tuple(ids[0].tolist()), params=SamplingParams(max_tokens=8, temperature=0.0, ignore_eos=True)
     )
     answer = asyncio.run(_complete(recorder.ready[0].url, token, request))
     recorder.is_over = True

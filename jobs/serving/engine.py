@@ -368,7 +368,7 @@ class NetworkLimits:
             raise InvalidInput(
                 f"logit_bias names token {wrong}, outside the vocabulary of {self.vocab_size}.", field="logit_bias"
             )
-        wrong = next((i for i in params.stop_ids if not 0 <= i < self.vocab_size), None)
+        wrong = next((i for i in params.stop_token_ids if not 0 <= i < self.vocab_size), None)
         if wrong is not None:
             raise InvalidInput(
                 f"stop_token_ids names token {wrong}, outside the vocabulary of {self.vocab_size}.",
@@ -474,7 +474,7 @@ class Generation:
     @property
     def stop_ids(self) -> list[int]:
         """Return the token ids that end this request."""
-        return sorted({*self.params.stop_ids, *(() if self.params.ignore_end else self.end_ids)})
+        return sorted({*self.params.stop_token_ids, *(() if self.params.ignore_eos else self.end_ids)})
 
     @property
     def context(self) -> list[int]:

@@ -100,7 +100,7 @@ class ClosedLoop:
     def __init__(self, engine: Engine, *, users: int, vocabulary: int, prompt_tokens: int, new_tokens: int) -> None:
         self._engine, self._users = engine, users
         self._vocabulary, self._prompt_tokens = vocabulary, prompt_tokens
-        self._params = SamplingParams(max_tokens=new_tokens, temperature=1.0, ignore_end=True)
+        self._params = SamplingParams(max_tokens=new_tokens, temperature=1.0, ignore_eos=True)
         self._random = random.Random(users)
         self._lock = threading.Lock()
         self._handles: dict[int, Handle] = {}

@@ -137,9 +137,9 @@ def is_near_tie(events: list[Any], index: int) -> bool:
     "params",
     [
         {},
-        {"ignore_end": True, "max_tokens": 120},
+        {"ignore_eos": True, "max_tokens": 120},
         {"min_tokens": 30},
-        {"stop_ids": tuple(range(40, 60))},
+        {"stop_token_ids": tuple(range(40, 60))},
     ],
     ids=lambda params: ",".join(params) or "plain",
 )
@@ -201,10 +201,10 @@ def test_log_probabilities_are_the_networks_own(pair: list[RunningReplica]) -> N
 
 def test_an_answer_of_one_engine_is_continued_by_the_other(pair: list[RunningReplica]) -> None:
     ours, theirs = pair
-    whole = answer(ours, ignore_end=True, max_tokens=30, logprobs=2)
+    whole = answer(ours, ignore_eos=True, max_tokens=30, logprobs=2)
     text = "".join(event.text for event in whole[:12])
     begun = Begun(token_ids=tuple(ids_of(whole)[:12]), characters=len(text))
-    rest = answer(theirs, ignore_end=True, max_tokens=30, begun=begun)
+    rest = answer(theirs, ignore_eos=True, max_tokens=30, begun=begun)
     expected, continued = ids_of(whole)[12:], ids_of(rest)
     assert len(continued) == len(expected)
     same = count_same(expected, continued)

@@ -90,7 +90,7 @@ def test_a_base_in_few_bits_gives_the_tokens_of_llama_cpp_alone_on_its_file(
     prompts = [tokenizer.encode(text)[n : n + 40] for n, text in enumerate(TEXTS[:4])]
     assert len({prompt[0] for prompt in prompts}) == 4  # none is cached: that would round differently
     replica = RunningReplica(tmp_path, engine="llama.cpp", max_running=2)
-    params = SamplingParams(max_tokens=60, temperature=0, ignore_end=True)
+    params = SamplingParams(max_tokens=60, temperature=0, ignore_eos=True)
     requests = [GenerateRequest(token_ids=tuple(prompt), params=params) for prompt in prompts]
     events = [list(stream_events(replica.url, token=TOKEN, request=request)) for request in requests]
     replica.stop()

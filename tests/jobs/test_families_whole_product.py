@@ -86,7 +86,7 @@ def answer(engine: Engine, prompts: list[list[int]], *, tokens: int) -> list[lis
             else:
                 ended[index].set()
 
-        engine.submit(ids, SamplingParams(max_tokens=tokens, temperature=0, ignore_end=True), on_event)
+        engine.submit(ids, SamplingParams(max_tokens=tokens, temperature=0, ignore_eos=True), on_event)
     assert all(event.wait(60) for event in ended)
     return answers
 

@@ -135,10 +135,10 @@ class SamplingParams(_Frozen):
     of tokens already generated, per occurrence (`frequency`) or once (`presence`). `repetition_penalty` divides the
     logits of tokens of the prompt and the answer where positive and multiplies them elsewhere (Keskar et al., CTRL,
     2019, as in transformers). `min_p` drops tokens less likely than this share of the most likely one's probability
-    (Nguyen et al., 2024). `logit_bias` holds (token id, amount added to its logit). `stop_ids` end an answer beside the
-    network's own end tokens, which `ignore_end` takes no notice of. Neither they nor stop strings end it within the
-    first `min_tokens` tokens. `logprobs` asks for the natural-log probability of each token under the network itself
-    (before temperature, biases and constraints) and of that many alternatives.
+    (Nguyen et al., 2024). `logit_bias` holds (token id, amount added to its logit). `stop_token_ids` end an answer
+    beside the network's own end tokens, which `ignore_eos` takes no notice of. Neither they nor stop strings end it
+    within the first `min_tokens` tokens. `logprobs` asks for the natural-log probability of each token under the
+    network itself (before temperature, biases and constraints) and of that many alternatives.
     """
 
     max_tokens: int | None = Field(default=None, ge=0, le=MAX_COUNT)
@@ -154,11 +154,11 @@ class SamplingParams(_Frozen):
     frequency_penalty: float = Field(default=0.0, ge=-2.0, le=2.0)
     repetition_penalty: float = Field(default=1.0, ge=MIN_REPETITION_PENALTY, le=MAX_REPETITION_PENALTY)
     min_tokens: int = Field(default=0, ge=0, le=MAX_COUNT)
-    stop_ids: tuple[int, ...] = Field(default=(), max_length=MAX_STOP_TOKENS)
+    stop_token_ids: tuple[int, ...] = Field(default=(), max_length=MAX_STOP_TOKENS)
     logit_bias: tuple[tuple[int, float], ...] = Field(default=(), max_length=MAX_BIASES)
     logprobs: int | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
     constraint: Constraint | None = None
-    ignore_end: bool = False
+    ignore_eos: bool = False
 
 
 class ToolChoice(_Frozen):

@@ -405,25 +405,9 @@ def _tool_fields(request: GenerateRequest) -> dict[str, object]:
 
 def _sampling(params: SamplingParams) -> JsonObject:
     body: dict[str, object] = {"temperature": params.temperature, "top_p": params.top_p}
-    if params.max_tokens is not None:
-        body["max_tokens"] = params.max_tokens
-    if params.top_k:
-        body["top_k"] = params.top_k
-    if params.seed is not None:
-        body["seed"] = params.seed
-    if params.stop:
-        body["stop"] = list(params.stop)
-    for name in ("presence_penalty", "frequency_penalty", "min_p", "min_tokens"):
-        if value := getattr(params, name):
-            body[name] = value
-    if params.repetition_penalty != 1.0:
-        body["repetition_penalty"] = params.repetition_penalty
-    if params.stop_ids:
-        body["stop_token_ids"] = list(params.stop_ids)
+    body |= params.model_dump(mode="json", exclude_defaults=True, exclude={"logit_bias", "logprobs", "constraint"})
     if params.logit_bias:
         body["logit_bias"] = {str(token): bias for token, bias in params.logit_bias}
-    if params.ignore_end:
-        body["ignore_eos"] = True
     return body | (_form(params.constraint) if params.constraint else {})
 
 

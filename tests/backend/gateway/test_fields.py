@@ -54,8 +54,8 @@ def scene() -> Iterator[Scene]:
         ({"min_p": 0.1}, {"min_p": 0.1}),
         ({"repetition_penalty": 1.2}, {"repetition_penalty": 1.2}),
         ({"min_tokens": 3, "max_tokens": 9}, {"min_tokens": 3}),
-        ({"stop_token_ids": [5, 6]}, {"stop_ids": [5, 6]}),
-        ({"ignore_eos": True}, {"ignore_end": True}),
+        ({"stop_token_ids": [5, 6]}, {"stop_token_ids": [5, 6]}),
+        ({"ignore_eos": True}, {"ignore_eos": True}),
         ({"stop": list("abcdefgh")}, {"stop": list("abcdefgh")}),
         (
             {"guided_json": SCHEMA},

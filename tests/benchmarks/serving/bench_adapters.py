@@ -72,7 +72,7 @@ def measure(engine: Engine, users: list[LoadedAdapter | None], *, vocabulary: in
                 ends[user].set()
 
         ids = [random.randrange(vocabulary) for _ in range(PROMPT)]
-        settings = SamplingParams(max_tokens=NEW_TOKENS, temperature=0, ignore_end=True)
+        settings = SamplingParams(max_tokens=NEW_TOKENS, temperature=0, ignore_eos=True)
         engine.submit(ids, settings, take, choice=Choice(adapter=adapter))
     for first in firsts:
         first.wait()

@@ -64,7 +64,7 @@ def serve(checkpoint: Path, draft: Path | None, precision: str) -> None:
                     end.set()
 
             params = SamplingParams(
-                max_tokens=asked["new"], temperature=asked["temperature"], seed=number, ignore_end=True
+                max_tokens=asked["new"], temperature=asked["temperature"], seed=number, ignore_eos=True
             )
             engine.submit(tokenizer(prompt)["input_ids"], params, on_event)
             ends.append(end)

@@ -60,7 +60,7 @@ def serve(checkpoint: Path, precision: Any, prepared: Path | None) -> None:
             done.set()
 
     engine.submit(
-        tokenizer(PROMPT)["input_ids"], SamplingParams(max_tokens=NEW_TOKENS, temperature=0, ignore_end=True), on_event
+        tokenizer(PROMPT)["input_ids"], SamplingParams(max_tokens=NEW_TOKENS, temperature=0, ignore_eos=True), on_event
     )
     done.wait()
     read = reader.score(tokens, top=0)[-1]

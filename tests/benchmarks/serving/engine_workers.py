@@ -62,7 +62,7 @@ def serve_batching(folder: str, precision: Any, *, is_fused: bool) -> Measure:
                 elif not firsts[index]:
                     firsts[index] = time.perf_counter() - began
 
-            engine.submit(ids, SamplingParams(max_tokens=new, temperature=0, ignore_end=True), on_event)
+            engine.submit(ids, SamplingParams(max_tokens=new, temperature=0, ignore_eos=True), on_event)
         for end in ends:
             end.wait()
         return max(firsts), time.perf_counter() - began

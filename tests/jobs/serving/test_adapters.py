@@ -60,7 +60,7 @@ def start(engine: Engine, ids: list[int], adapter: LoadedAdapter | None, **param
         if event.type != "token":
             done.set()
 
-    settings = SamplingParams(**{"max_tokens": 12, "temperature": 0, "logprobs": 0, "ignore_end": True, **params})
+    settings = SamplingParams(**{"max_tokens": 12, "temperature": 0, "logprobs": 0, "ignore_eos": True, **params})
     engine.submit(ids, settings, take, choice=Choice(adapter=adapter))
 
     def wait() -> tuple[list[TokenEvent], FinishEvent]:

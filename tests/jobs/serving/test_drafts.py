@@ -188,7 +188,7 @@ def test_a_replica_answers_as_without_its_draft_and_counts_what_was_accepted(lib
     fuse_layers(network, library=library)
     engine, params = (
         BatchingEngine(network, make_tokenizer()),
-        {"max_tokens": 60, "temperature": 1.0, "seed": 3, "ignore_end": True},
+        {"max_tokens": 60, "temperature": 1.0, "seed": 3, "ignore_eos": True},
     )
     expected = Caught(engine, "Hello", **params).wait().ids
     engine.close()

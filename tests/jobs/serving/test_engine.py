@@ -69,14 +69,14 @@ def test_auto_chooses_batching_and_falls_back_when_the_library_refuses() -> None
     engine = start_engine(make_mamba(), make_tokenizer())
     try:
         assert engine.name == "serial"
-        assert Caught(engine, "x", ignore_end=True).wait().finish.usage.completion_tokens == 24
+        assert Caught(engine, "x", ignore_eos=True).wait().finish.usage.completion_tokens == 24
     finally:
         engine.close()
 
 
 def test_eight_requests_share_their_steps(engine: Engine) -> None:
     before = engine.stats()
-    caught = [Caught(engine, prompt, max_tokens=40, ignore_end=True) for prompt in PROMPTS]
+    caught = [Caught(engine, prompt, max_tokens=40, ignore_eos=True) for prompt in PROMPTS]
     for c in caught:
         c.wait()
     after = engine.stats()
@@ -85,7 +85,7 @@ def test_eight_requests_share_their_steps(engine: Engine) -> None:
 
 
 def test_the_same_seed_draws_the_same_text_whatever_shares_the_batch(engine: Engine) -> None:
-    drawn = {"temperature": 1.0, "top_p": 0.9, "top_k": 40, "ignore_end": True}
+    drawn = {"temperature": 1.0, "top_p": 0.9, "top_k": 40, "ignore_eos": True}
     alone = Caught(engine, PROMPTS[0], seed=7, **drawn).wait()
     crowd = [Caught(engine, prompt, seed=i, **drawn) for i, prompt in enumerate(PROMPTS)]
     again, other = Caught(engine, PROMPTS[0], seed=7, **drawn), Caught(engine, PROMPTS[0], seed=8, **drawn)
@@ -97,10 +97,10 @@ def test_the_same_seed_draws_the_same_text_whatever_shares_the_batch(engine: Eng
 
 def test_drawn_requests_go_on_while_long_prompts_are_prefilled_in_parts(engine: Engine) -> None:
     """Six prompts of 200 tokens exceed one batch of 512, so some requests have no next token in it."""
-    alone = Caught(engine, list(range(200)), temperature=1.0, seed=7, ignore_end=True).wait()
-    short = [Caught(engine, f"Tell me {i}: ", temperature=1.0, seed=i, ignore_end=True) for i in range(4)]
+    alone = Caught(engine, list(range(200)), temperature=1.0, seed=7, ignore_eos=True).wait()
+    short = [Caught(engine, f"Tell me {i}: ", temperature=1.0, seed=i, ignore_eos=True) for i in range(4)]
     long = [
-        Caught(engine, [(token + i) % 256 for token in range(200)], temperature=1.0, seed=7, ignore_end=True)
+        Caught(engine, [(token + i) % 256 for token in range(200)], temperature=1.0, seed=7, ignore_eos=True)
         for i in range(6)
     ]
     assert [caught.wait().finish.finish_reason for caught in [*short, *long]] == [FinishReason.LENGTH] * 10
@@ -205,10 +205,10 @@ def test_the_streams_beside_a_request_that_fails_a_batch_continue_on_the_same_re
     network = make_llama()
     engine = BatchingEngine(network, make_tokenizer(), max_running=4)
     prompts = [[5, 6, 7], [8, 9], [11, 12, 13, 14]]
-    expected = [Caught(engine, prompt, max_tokens=200, ignore_end=True, **params).wait() for prompt in prompts]
+    expected = [Caught(engine, prompt, max_tokens=200, ignore_eos=True, **params).wait() for prompt in prompts]
     poison = next(token for token in range(20, 256) if not any(token in one.ids for one in expected))
     with fails_on(network, poison):
-        streams = [Caught(engine, prompt, max_tokens=200, ignore_end=True, **params) for prompt in prompts]
+        streams = [Caught(engine, prompt, max_tokens=200, ignore_eos=True, **params) for prompt in prompts]
         for stream in streams:
             assert stream.first.wait(120)
         poisoned = [Events(engine, [1, poison, 2]), Events(engine, [poison])]
@@ -219,7 +219,7 @@ def test_the_streams_beside_a_request_that_fails_a_batch_continue_on_the_same_re
             assert stream.wait().ids == before.ids, "not a token more or less, and none changed"
             assert stream.finish.finish_reason is FinishReason.LENGTH
         assert engine.is_alive()
-        assert Caught(engine, [5, 6, 7], max_tokens=200, ignore_end=True, **params).wait().ids == expected[0].ids
+        assert Caught(engine, [5, 6, 7], max_tokens=200, ignore_eos=True, **params).wait().ids == expected[0].ids
     assert engine.stats().running == 0
     engine.close()
 
@@ -251,7 +251,7 @@ class Events:
         self._last: GenerationEvent | None = None
 
     def submit(self) -> None:
-        self._engine.submit(self._prompt, SamplingParams(max_tokens=240, temperature=0, ignore_end=True), self._take)
+        self._engine.submit(self._prompt, SamplingParams(max_tokens=240, temperature=0, ignore_eos=True), self._take)
 
     def _take(self, event: GenerationEvent) -> None:
         self.first.set()
@@ -278,13 +278,13 @@ def test_top_k_1_is_greedy_at_any_temperature(engine: Engine) -> None:
 
 
 def test_a_frequency_penalty_reduces_repetition(engine: Engine) -> None:
-    plain = Caught(engine, "aaaa", max_tokens=60, ignore_end=True).wait().ids
-    penalised = Caught(engine, "aaaa", max_tokens=60, ignore_end=True, frequency_penalty=2.0).wait().ids
+    plain = Caught(engine, "aaaa", max_tokens=60, ignore_eos=True).wait().ids
+    penalised = Caught(engine, "aaaa", max_tokens=60, ignore_eos=True, frequency_penalty=2.0).wait().ids
     assert len(set(penalised)) > len(set(plain))
 
 
 def test_cancel_stops_the_generation_within_a_step(either: Engine) -> None:
-    caught = Caught(either, "go", max_tokens=90, ignore_end=True)
+    caught = Caught(either, "go", max_tokens=90, ignore_eos=True)
     assert caught.first.wait(120)
     caught.handle.cancel()
     caught.wait()
@@ -298,10 +298,10 @@ def test_cancel_stops_the_generation_within_a_step(either: Engine) -> None:
 
 
 def test_a_stop_string_ends_the_text_before_itself(either: Engine) -> None:
-    whole = Caught(either, "once", ignore_end=True, temperature=1.0, seed=3).wait()
+    whole = Caught(either, "once", ignore_eos=True, temperature=1.0, seed=3).wait()
     visible = whole.text.replace("\ufffd", "")
     stop = next(visible[i : i + 2] for i in range(3, len(visible) - 2) if visible[i : i + 2] in whole.text)
-    caught = Caught(either, "once", ignore_end=True, temperature=1.0, seed=3, stop=(stop,)).wait()
+    caught = Caught(either, "once", ignore_eos=True, temperature=1.0, seed=3, stop=(stop,)).wait()
     assert caught.finish.finish_reason is FinishReason.STOP
     assert stop not in caught.text
     assert whole.text.startswith(caught.text + stop)
@@ -318,7 +318,7 @@ def test_the_end_token_ends_a_request_without_showing(either: Engine) -> None:
 
 
 def test_max_tokens_is_clipped_to_the_context(either: Engine) -> None:
-    caught = Caught(either, [65] * 90, max_tokens=500, ignore_end=True).wait()
+    caught = Caught(either, [65] * 90, max_tokens=500, ignore_eos=True).wait()
     assert caught.finish.finish_reason is FinishReason.LENGTH
     assert caught.finish.usage.prompt_tokens + caught.finish.usage.completion_tokens == 96
 
@@ -339,7 +339,7 @@ def test_more_requests_than_the_queue_holds_are_refused(either: Engine) -> None:
 
     def fill() -> None:
         for _ in range(40):
-            held.append(Caught(either, "hold", max_tokens=90, ignore_end=True))
+            held.append(Caught(either, "hold", max_tokens=90, ignore_eos=True))
 
     with pytest.raises(QueueFull):
         fill()
@@ -352,11 +352,11 @@ def test_more_text_than_the_cache_holds_still_completes() -> None:
     try:
         prompts = [[65 + i] * 100 for i in range(6)]
         alone = [
-            Caught(engine, p, max_tokens=150, ignore_end=True, temperature=1.0, seed=i).wait().ids
+            Caught(engine, p, max_tokens=150, ignore_eos=True, temperature=1.0, seed=i).wait().ids
             for i, p in enumerate(prompts)
         ]
         caught = [
-            Caught(engine, p, max_tokens=150, ignore_end=True, temperature=1.0, seed=i) for i, p in enumerate(prompts)
+            Caught(engine, p, max_tokens=150, ignore_eos=True, temperature=1.0, seed=i) for i, p in enumerate(prompts)
         ]
         assert [len(c.wait().ids) for c in caught] == [150] * 6
         assert [c.ids for c in caught] == alone
@@ -379,7 +379,7 @@ def test_the_last_part_of_a_prompt_is_cached_whatever_its_answer_is_allowed() ->
 
 
 def test_closing_ends_what_runs_and_refuses_what_comes(either: Engine) -> None:
-    caught = Caught(either, "go", max_tokens=90, ignore_end=True)
+    caught = Caught(either, "go", max_tokens=90, ignore_eos=True)
     either.close()
     caught.wait()
     assert not either.is_alive()
@@ -400,7 +400,7 @@ def test_a_context_below_the_networks_own_limits_prompts_and_answers_and_the_cac
     engine = start_engine(network, make_tokenizer(), kind=kind, context=64, max_running=1)
     try:
         assert engine.context_length == 64
-        assert len(Caught(engine, "short", max_tokens=500, ignore_end=True).wait().ids) == 64 - len("short")
+        assert len(Caught(engine, "short", max_tokens=500, ignore_eos=True).wait().ids) == 64 - len("short")
         with pytest.raises(PromptTooLong, match="context holds 64"):
             Caught(engine, [65] * 64)
         if isinstance(engine, BatchingEngine):

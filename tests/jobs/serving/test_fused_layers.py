@@ -86,7 +86,7 @@ def answer(requests: list[Request], network: Any) -> list[list[ScoredToken]]:
     engine = BatchingEngine(network, make_tokenizer())
     try:
         answers = [
-            Caught(engine, request.ids, max_tokens=request.tokens, logprobs=1, ignore_end=True) for request in requests
+            Caught(engine, request.ids, max_tokens=request.tokens, logprobs=1, ignore_eos=True) for request in requests
         ]
         events = [answer.wait().events for answer in answers]
     finally:

@@ -125,7 +125,7 @@ def serve(stand: Stand) -> Iterator[Callable[..., RunningReplica]]:
 
 def ask(**params: Any) -> GenerateRequest:
     return GenerateRequest(
-        token_ids=PROMPT, params=SamplingParams(**{"max_tokens": 4, "temperature": 0, "ignore_end": True, **params})
+        token_ids=PROMPT, params=SamplingParams(**{"max_tokens": 4, "temperature": 0, "ignore_eos": True, **params})
     )
 
 
@@ -167,10 +167,10 @@ def test_an_answer_ends_at_the_end_token_and_not_before_its_least_tokens(
 ) -> None:
     stand.behave(end_after=4)
     replica = serve()
-    ended = answer(replica, ask(ignore_end=False, max_tokens=9))
+    ended = answer(replica, ask(ignore_eos=False, max_tokens=9))
     assert (ids_of(ended), ended[-1].finish_reason) == ([3, 256], FinishReason.STOP)
     assert ids_of(answer(replica, ask(max_tokens=4))) == [3, 256, 5, 6], "it goes on behind an end that it ignores"
-    assert ids_of(answer(replica, ask(ignore_end=False, min_tokens=3, max_tokens=5))) == [3, 4, 5, 6, 7]
+    assert ids_of(answer(replica, ask(ignore_eos=False, min_tokens=3, max_tokens=5))) == [3, 4, 5, 6, 7]
     if stand.engine == "llama.cpp":
         assert [note["n_predict"] for note in stand.asked()] == [9, 4, 2, 3, 2]
     elif stand.engine == "sglang":
@@ -427,7 +427,7 @@ def test_the_fields_of_a_request_are_vllms(serve: Callable[..., RunningReplica],
         repetition_penalty=1.1,
         logit_bias=((5, 1.0), (5, 0.5)),
         logprobs=2,
-        stop_ids=(9,),
+        stop_token_ids=(9,),
         constraint=constraint,
     )
     answer(replica, request.model_copy(update={"tenant": "ann"}))
@@ -500,7 +500,7 @@ def test_the_fields_of_a_request_are_sglangs(serve: Callable[..., RunningReplica
         repetition_penalty=1.1,
         logit_bias=((5, 1.0), (5, 0.5)),
         logprobs=2,
-        stop_ids=(9,),
+        stop_token_ids=(9,),
         constraint=constraint,
     )
     answer(replica, request.model_copy(update={"tenant": "ann"}))

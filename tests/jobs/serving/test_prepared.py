@@ -92,7 +92,7 @@ def answers(network: Any, *, bank: AdapterBank, adapters: list[LoadedAdapter | N
 
             engine.submit(
                 IDS,
-                SamplingParams(max_tokens=12, temperature=0, ignore_end=True),
+                SamplingParams(max_tokens=12, temperature=0, ignore_eos=True),
                 on_event,
                 choice=Choice(adapter=adapter),
             )

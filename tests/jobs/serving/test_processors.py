@@ -59,30 +59,30 @@ def test_a_repetition_penalty_gives_the_tokens_of_generate(engine: Engine, penal
 
 def test_an_answer_of_at_least_so_many_tokens_is_that_of_generate(engine: Engine) -> None:
     often = [token for token in generated(PROMPT) if token != END_ID][3]
-    caught = Caught(engine, PROMPT, max_tokens=40, min_tokens=20, stop_ids=(often,)).wait()
+    caught = Caught(engine, PROMPT, max_tokens=40, min_tokens=20, stop_token_ids=(often,)).wait()
     assert caught.ids == generated(PROMPT, min_new_tokens=20, eos_token_id=[END_ID, often])
     assert not {END_ID, often} & set(caught.ids[:20])
 
 
 def test_a_stop_token_ends_the_answer_and_does_not_show(engine: Engine) -> None:
-    whole = Caught(engine, PROMPT, max_tokens=30, ignore_end=True).wait()
+    whole = Caught(engine, PROMPT, max_tokens=30, ignore_eos=True).wait()
     stop = whole.ids[11]
-    caught = Caught(engine, PROMPT, max_tokens=30, ignore_end=True, stop_ids=(stop,)).wait()
+    caught = Caught(engine, PROMPT, max_tokens=30, ignore_eos=True, stop_token_ids=(stop,)).wait()
     end = whole.ids.index(stop)
     assert caught.ids == whole.ids[: end + 1]
     assert caught.finish.finish_reason is FinishReason.STOP
-    assert caught.text == Caught(engine, PROMPT, max_tokens=end, ignore_end=True).wait().text
+    assert caught.text == Caught(engine, PROMPT, max_tokens=end, ignore_eos=True).wait().text
     with pytest.raises(InvalidInput, match="260"):
-        Caught(engine, PROMPT, stop_ids=(260,))
+        Caught(engine, PROMPT, stop_token_ids=(260,))
 
 
 def test_stop_strings_wait_for_the_least_number_of_tokens(engine: Engine) -> None:
-    whole = Caught(engine, PROMPT, max_tokens=40, ignore_end=True, temperature=1.0, seed=3).wait()
+    whole = Caught(engine, PROMPT, max_tokens=40, ignore_eos=True, temperature=1.0, seed=3).wait()
     letters = [letter for letter in whole.text if letter.isascii() and letter.isprintable()]
     stop = letters[0]
-    first = Caught(engine, PROMPT, max_tokens=40, ignore_end=True, temperature=1.0, seed=3, stop=(stop,)).wait()
+    first = Caught(engine, PROMPT, max_tokens=40, ignore_eos=True, temperature=1.0, seed=3, stop=(stop,)).wait()
     later = Caught(
-        engine, PROMPT, max_tokens=40, ignore_end=True, temperature=1.0, seed=3, stop=(stop,), min_tokens=25
+        engine, PROMPT, max_tokens=40, ignore_eos=True, temperature=1.0, seed=3, stop=(stop,), min_tokens=25
     ).wait()
     assert len(first.ids) < 25 <= len(later.ids)
     assert whole.text.startswith(later.text)

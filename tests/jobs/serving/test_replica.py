@@ -51,7 +51,7 @@ def replica(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningReplica
 
 def ask(text: str = "Hello", **params: Any) -> GenerateRequest:
     return GenerateRequest(
-        prompt=text, params=SamplingParams(**{"max_tokens": 12, "temperature": 0, "ignore_end": True, **params})
+        prompt=text, params=SamplingParams(**{"max_tokens": 12, "temperature": 0, "ignore_eos": True, **params})
     )
 
 

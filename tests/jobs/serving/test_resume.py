@@ -54,11 +54,11 @@ CASES: dict[str, dict[str, Any]] = {
             "repetition_penalty": 1.5,
             "min_p": 0.02,
             "min_tokens": 30,
-            "stop_ids": tuple(range(60, 100)),
+            "stop_token_ids": tuple(range(60, 100)),
         }
     },
     "past the end": {
-        "params": {"seed": 10, "ignore_end": True, "min_tokens": 12, "stop": ("a", "e", "i"), "repetition_penalty": 0.7}
+        "params": {"seed": 10, "ignore_eos": True, "min_tokens": 12, "stop": ("a", "e", "i"), "repetition_penalty": 0.7}
     },
     "stop string": {"params": {"seed": 5, "stop": ("zz", "\n")}},
     "schema": {"params": {"seed": 6, "constraint": Constraint(kind="json_schema", value=json.dumps(SCHEMA))}},

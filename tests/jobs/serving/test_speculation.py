@@ -23,19 +23,19 @@ from tests.support.networks.serving_networks import make_gpt2, make_llama, make_
 
 VOCABULARY = 260
 REQUESTS: list[dict[str, Any]] = [
-    {"temperature": 0, "max_tokens": 40, "ignore_end": True},
-    {"temperature": 1.0, "seed": 1, "max_tokens": 70, "ignore_end": True, "logprobs": 3},
+    {"temperature": 0, "max_tokens": 40, "ignore_eos": True},
+    {"temperature": 1.0, "seed": 1, "max_tokens": 70, "ignore_eos": True, "logprobs": 3},
     {"temperature": 0.7, "seed": 2, "top_p": 0.8, "stop": ("e", "a")},
     {"temperature": 0, "max_tokens": 1},
     {"temperature": 1.0, "seed": 3, "presence_penalty": 0.5, "frequency_penalty": 0.3, "max_tokens": 2},
     {"temperature": 0, "logit_bias": ((65, 4.0),), "frequency_penalty": 0.4, "max_tokens": 40, "logprobs": 0},
     {"temperature": 1.3, "top_k": 20, "seed": 4, "max_tokens": 40},
-    {"temperature": 0, "stop": ("i",), "max_tokens": 66, "ignore_end": True},
+    {"temperature": 0, "stop": ("i",), "max_tokens": 66, "ignore_eos": True},
     {
         "temperature": 0,
         "repetition_penalty": 1.3,
         "min_tokens": 20,
-        "stop_ids": tuple(range(60, 120)),
+        "stop_token_ids": tuple(range(60, 120)),
         "max_tokens": 24,
     },
     {"temperature": 0.9, "seed": 5, "min_p": 0.05, "max_tokens": 60},
@@ -158,7 +158,7 @@ def test_a_draft_that_is_the_network_itself_is_accepted_to_the_last_token(librar
     """41 tokens: one behind the prompt, then eight steps of a token and a draft of four."""
     with running(library, make_llama()) as engine:
         before = engine.stats()
-        Pending(engine, ids_of("Once upon a time"), {"temperature": 0, "max_tokens": 41, "ignore_end": True}).answer()
+        Pending(engine, ids_of("Once upon a time"), {"temperature": 0, "max_tokens": 41, "ignore_eos": True}).answer()
         after = engine.stats()
         assert (after.drafted_tokens, after.accepted_tokens) == (32, 32)
         assert after.steps - before.steps == 9
@@ -168,7 +168,7 @@ def test_a_draft_never_reaches_beyond_the_last_token(library: Library) -> None:
     """Of six tokens, five are left behind the prompt: four drafted, no draft for the last one."""
     with running(library, make_llama()) as engine:
         ids, *_, usage = Pending(
-            engine, ids_of("Once"), {"temperature": 0, "max_tokens": 7, "ignore_end": True}
+            engine, ids_of("Once"), {"temperature": 0, "max_tokens": 7, "ignore_eos": True}
         ).answer()
         assert (len(ids), usage.completion_tokens) == (7, 7)
         assert engine.stats().drafted_tokens == 4
@@ -178,7 +178,7 @@ def test_prompts_share_pages_as_without_a_draft(library: Library) -> None:
     """The second turn of a conversation finds the pages that drafted steps filled, and no page of tokens that were
     refused.
     """
-    settings = {"temperature": 0, "max_tokens": 60, "ignore_end": True}
+    settings = {"temperature": 0, "max_tokens": 60, "ignore_eos": True}
     turns = []
     for draft in (None, make_llama(), another_llama()):
         with running(library, draft) as engine:
@@ -192,7 +192,7 @@ def test_prompts_share_pages_as_without_a_draft(library: Library) -> None:
 
 def test_requests_that_give_up_their_pages_and_begin_again_get_the_same_answers(library: Library) -> None:
     """Five pages for four requests that need two each: the engine takes pages away and reads the tokens again later."""
-    settings = {"temperature": 1.0, "max_tokens": 60, "ignore_end": True}
+    settings = {"temperature": 1.0, "max_tokens": 60, "ignore_eos": True}
     given = []
     for draft, limits in ((None, {}), (make_llama(), {"cache_tokens": 320}), (another_llama(), {"cache_tokens": 320})):
         with running(library, draft, **limits) as engine:
@@ -227,7 +227,7 @@ class NoRepeat:
 
 
 def test_a_constraint_sees_its_own_tokens_alone_and_ends_the_text_where_it_would(library: Library) -> None:
-    settings = {"temperature": 1.2, "seed": 5, "max_tokens": 60, "ignore_end": True}
+    settings = {"temperature": 1.2, "seed": 5, "max_tokens": 60, "ignore_eos": True}
     given = []
     for draft in (None, make_llama(), another_llama()):
         with running(library, draft) as engine:
@@ -246,7 +246,7 @@ def test_a_constraint_sees_its_own_tokens_alone_and_ends_the_text_where_it_would
 
 def test_a_cancelled_request_leaves_the_others_as_they_were(library: Library, expected: list[tuple[Any, ...]]) -> None:
     with running(library, make_llama()) as engine:
-        leaving = [Pending(engine, ids_of("Leave " * 4), {"max_tokens": 200, "ignore_end": True}) for _ in range(2)]
+        leaving = [Pending(engine, ids_of("Leave " * 4), {"max_tokens": 200, "ignore_eos": True}) for _ in range(2)]
         staying = Pending(engine, ids_of("Tell me story 1: " * 2), REQUESTS[1])
         for one in leaving:
             one.handle.cancel()
@@ -254,7 +254,7 @@ def test_a_cancelled_request_leaves_the_others_as_they_were(library: Library, ex
 
 
 def test_a_draft_with_a_shorter_context_or_a_smaller_vocabulary_stops_drafting_where_they_end(library: Library) -> None:
-    settings = {"temperature": 0, "max_tokens": 80, "ignore_end": True}
+    settings = {"temperature": 0, "max_tokens": 80, "ignore_eos": True}
     with running(library) as engine:
         plain = Pending(engine, ids_of("Once upon"), settings).answer()
     with running(library, make_llama(context=64)) as engine:
@@ -282,7 +282,7 @@ class Gate(NoRepeat):
 
 def test_only_steps_with_few_requests_are_drafted(library: Library) -> None:
     """Eight requests go side by side to their ends, the first one token ahead."""
-    settings, gate = {"temperature": 0, "max_tokens": 20, "ignore_end": True}, Gate()
+    settings, gate = {"temperature": 0, "max_tokens": 20, "ignore_eos": True}, Gate()
     with running(library, make_llama()) as engine:
         first = Pending(engine, ids_of("Once"), settings, gate)
         others = [Pending(engine, ids_of("Once"), settings) for _ in range(7)]

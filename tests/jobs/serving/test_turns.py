@@ -40,7 +40,7 @@ def test_the_tenant_with_the_fewest_requests_at_work_is_next_and_leaves_a_place_
 
 def test_one_request_beside_a_flood_ends_before_most_of_it(engine: Engine) -> None:
     def ask(tenant: str, number: int) -> Caught:
-        return Caught(engine, f"{tenant} {number}", choice=Choice(tenant=tenant), max_tokens=40, ignore_end=True)
+        return Caught(engine, f"{tenant} {number}", choice=Choice(tenant=tenant), max_tokens=40, ignore_eos=True)
 
     flood = [ask("many", number) for number in range(24)]
     assert flood[0].first.wait(60)
@@ -57,7 +57,7 @@ def test_one_tenant_leaves_a_quarter_of_the_queue_to_others(engine: Engine) -> N
     held: list[Caught] = []
 
     def ask(tenant: str) -> None:
-        held.append(Caught(engine, "hold", choice=Choice(tenant=tenant), max_tokens=150, ignore_end=True))
+        held.append(Caught(engine, "hold", choice=Choice(tenant=tenant), max_tokens=150, ignore_eos=True))
 
     def flood() -> None:
         for _ in range(100):
@@ -75,7 +75,7 @@ def test_a_prompt_of_another_tenant_is_not_found_in_the_cache() -> None:
     prompt = [65 + number % 50 for number in range(200)]
 
     def cached(tenant: str) -> int:
-        caught = Caught(engine, prompt, choice=Choice(tenant=tenant), max_tokens=2, ignore_end=True).wait()
+        caught = Caught(engine, prompt, choice=Choice(tenant=tenant), max_tokens=2, ignore_eos=True).wait()
         return int(caught.finish.usage.cached_tokens)
 
     try:
