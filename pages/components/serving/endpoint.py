@@ -392,6 +392,8 @@ def draw_api(ctx: Context, person: Person, name: str) -> None:
         draw_key_of(ctx, person, name)
     for tab, (language, write) in zip(st.tabs(list(CLIENTS), key=f"client_{name}"), CLIENTS.values(), strict=True):
         tab.code(write(ctx.gateway_url, first_body(name), key=key_to_show(ctx)), language=language)
+        if language == "javascript":
+            tab.caption("For a server, as with Node: the gateway answers no page of another origin.")
 
 
 def draw_requests(ctx: Context, person: Person, name: str) -> None:
