@@ -9,7 +9,7 @@ from __future__ import annotations
 import subprocess
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ CLOSERS = ('"', "}", "]", ",", "a", "0", "1")  # tokens that bring JSON to its e
 STEPS = ("a", "0", *(chr(code) for code in range(33, 127)))  # tokens to try where these lead to no end
 LETTER = "x"  # JSON has it in strings alone
 MAX_END = 512  # tokens; texts that need more to end are not steered
+MAX_TRIALS = 3_000  # tokens tried for one answer: each takes 0.05 ms of the engine with a vocabulary of 50,000
 SLACK = 4  # tokens: one token may open two brackets
 COSTLY = {
     "regex": ("{", "&", "~"),
@@ -39,6 +40,7 @@ FREE_CPU_S, TOKEN_CPU_S = 3.0, 0.02
 """Time of the engine's thread that the constraint of one answer may take, in all and for each token."""
 SEPARATORS = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 Mask = npt.NDArray[np.bool_]
+ChooseToken = Callable[[LLMatcher, Mask, set[bytes]], int | None]
 
 
 class Grammars:
@@ -152,6 +154,8 @@ class GrammarMatcher:
         self._ending: list[int] | None = None  # the tokens to the end, once none are left for others
         self._spent_s = self._began_s = 0.0
         self._next_check = 0  # tokens taken
+        self._ways: dict[int | None, list[int]] = {}  # to the end, by the token before them, as last found
+        self._trials = 0
         self.budget: int | None = None
         self.complete_at: int | None = None
 
@@ -204,8 +208,9 @@ class GrammarMatcher:
         if left >= MAX_END or self._taken < self._next_check:
             return None
         way = self._way_to_end(self._matcher, limit=left)
-        if way is None:
-            return None  # no known way fits: the answer is as free as its grammar
+        if way is None:  # no known way fits: the answer is as free as its grammar
+            self._next_check = self._taken + max(1, left // 2)  # a search costs as much as hundreds of tokens
+            return None
         openers = [token for token in self._closers if mask[token]]
         ways = [self._way_to_end(self._matcher, limit=left - 1, first=token) for token in openers]
         worst = max([len(way), *(left + 1 if other is None else len(other) + 1 for other in ways)])
@@ -216,23 +221,43 @@ class GrammarMatcher:
 
     def _way_to_end(self, matcher: LLMatcher, *, limit: int, first: int | None = None) -> list[int] | None:
         """Return the tokens of the shortest known way to a complete text, after `first`; None if over the limit."""
-        for choose in (self._ending_token, self._new_token):
-            trial, way, masks = matcher.deep_copy(), list[int](), set[bytes]()
-            if first is not None:
-                trial.consume_token(first)
-            while not trial.is_stopped() and len(way) < limit:
-                mask = self._mask(trial)
-                masks.add(mask.tobytes())
-                way.append(choose(trial, mask, masks))
-                if way[-1] in self._end_ids:
-                    return way
-                trial.consume_token(way[-1])
-            if trial.is_stopped():
-                return way
-        return None
+        begun = matcher.deep_copy()
+        if first is not None:
+            begun.consume_token(first)
+        if (way := self._walk_to_end(begun, self._ending_token, limit=limit)) is not None:
+            return way
+        known = self._ways.get(first)  # each token of it took dozens of trials
+        if known and len(known) <= limit and self._is_complete_after(begun, known):
+            return known
+        if (way := self._walk_to_end(begun, self._new_token, limit=limit)) is not None:
+            self._ways[first] = way
+        return way
 
-    def _new_token(self, matcher: LLMatcher, mask: Mask, masks: set[bytes]) -> int:
-        """Return a token after which other tokens may come than before, such as the `@` of an address."""
+    def _walk_to_end(self, begun: LLMatcher, choose: ChooseToken, *, limit: int) -> list[int] | None:
+        trial, way, masks = begun.deep_copy(), list[int](), set[bytes]()
+        while not trial.is_stopped() and len(way) < limit:
+            mask = self._mask(trial)
+            masks.add(mask.tobytes())
+            if (token := choose(trial, mask, masks)) is None:
+                return None
+            way.append(token)
+            if token in self._end_ids:
+                return way
+            trial.consume_token(token)
+        return way if trial.is_stopped() else None
+
+    def _is_complete_after(self, matcher: LLMatcher, way: list[int]) -> bool:
+        """Return whether a way that was found tokens ago still leads to a complete text."""
+        if matcher.validate_tokens(way) < len(way):
+            return False
+        trial = matcher.deep_copy()
+        trial.consume_tokens(way)
+        return way[-1] in self._end_ids or bool(trial.is_stopped())
+
+    def _new_token(self, matcher: LLMatcher, mask: Mask, masks: set[bytes]) -> int | None:
+        """Return a token after which other tokens may come than before, such as the `@` of an address; None once the
+        answer's trials are spent, which would hold up all others.
+        """
         direct = self._ending_token(matcher, mask, masks)
         letter = self._steps.get(LETTER)
         is_in_string = letter is not None and mask[letter]
@@ -241,6 +266,9 @@ class GrammarMatcher:
             return direct
         for token in self._steps.values():
             if token < len(mask) and mask[token]:
+                if self._trials == MAX_TRIALS:
+                    return None
+                self._trials += 1
                 trial = matcher.deep_copy()
                 trial.consume_token(token)
                 if trial.is_stopped() or self._mask(trial).tobytes() not in masks:

@@ -11,7 +11,7 @@ import pytest
 
 from backend.domain.serving.protocol import Constraint
 from backend.errors import InvalidInput
-from jobs.serving.grammar import GrammarMatcher, Grammars
+from jobs.serving.grammar import MAX_TRIALS, GrammarMatcher, Grammars
 from tests.support.networks.serving_networks import END_ID, make_tokenizer
 
 LETTERS = frozenset(make_tokenizer()(string.ascii_lowercase + string.digits)["input_ids"])
@@ -106,6 +106,36 @@ SELF = {"$ref": "#"}
 def test_a_form_that_requires_itself_is_refused_before_the_answer(kind: str, value: str) -> None:
     with pytest.raises(InvalidInput, match=r"can't be enforced: .*requires itself"):
         _matcher(kind, value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "budget"),
+    [
+        ("json_schema", json.dumps({"type": "string", "minLength": 1000}), 400),
+        ("json_schema", json.dumps({"type": "array", "minItems": 300, "items": {"type": "integer"}}), 400),
+        ("regex", "[a-z]{450}Z", 400),
+    ],
+    ids=["long text", "many items", "expression"],
+)
+def test_a_form_that_no_answer_of_the_budget_meets_ends_with_it_at_little_cost(
+    kind: str, value: str, budget: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A search for its end at every token took the engine 3 s for 13 tokens, and then the request failed."""
+    masks = 0
+    compute = GrammarMatcher._mask
+
+    def counting(self: GrammarMatcher, matcher: Any) -> Any:
+        nonlocal masks
+        masks += 1
+        return compute(self, matcher)
+
+    monkeypatch.setattr(GrammarMatcher, "_mask", counting)
+    matcher, draws = _matcher(kind, value), random.Random(0)
+    matcher.budget = budget
+    for _ in range(budget):
+        matcher.take(draws.choice(matcher.allowed().nonzero().flatten().tolist()))
+    assert matcher.complete_at is None
+    assert masks < MAX_TRIALS + 10 * budget
 
 
 def test_a_form_with_a_mistake_is_refused_with_it_and_no_cure_of_another() -> None:
