@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 from uuid import uuid4
@@ -28,17 +29,20 @@ from backend.domain.jobs.placement import SHARDS
 from backend.domain.wording import format_bytes, plural
 from backend.errors import Conflict, InvalidInput, RoundhouseError
 from backend.infra.devices import read_gpus, visible_devices
-from backend.settings import Settings
+from backend.settings import Settings, variable_of
 
 if TYPE_CHECKING:
     from backend.infra.compute.base import ComputeProvider
     from backend.services.context import Context
 
 MIN_FREE_BYTES = 2 * 2**30
+MIN_START_BYTES = 64 * 2**20
+"""Free space without which not even pages start, whose database and logs grow."""
 REQUIRED_PACKAGES = ("torch", "transformers", "peft", "celery", "streamlit")
 """Modules without which no job runs; each belongs to a core dependency."""
 COMPILE_S = 300.0
 STORE_S = 10.0
+PREFIX = "ROUNDHOUSE_"
 MAX_NAMED = 6
 """Objects with missing files that are named; the others are counted."""
 COMPILER_CURE = "Install a C++ compiler (Debian, Ubuntu: `apt install g++`; macOS: `xcode-select --install`)."
@@ -66,7 +70,6 @@ def check_disk(settings: Settings) -> CheckResult:
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
-    needed = max(MIN_FREE_BYTES, settings.keep_free_mb * 2**20)
     detail = f"{format_bytes(free)} free under {settings.home}"
     if not os.access(folder, os.W_OK):
         return CheckResult(
@@ -75,18 +78,37 @@ def check_disk(settings: Settings) -> CheckResult:
             f"{folder} can't be written.",
             "Make it writable or set ROUNDHOUSE_HOME to a folder that is.",
         )
-    if free < settings.keep_free_mb * 2**20:
+    if free < MIN_START_BYTES:
         return CheckResult(
             "disk",
             "problem",
-            f"The disk is full for jobs: {detail}, of which {settings.keep_free_mb:,} MB stay free.",
-            "Free some space, set ROUNDHOUSE_HOME to a folder on a larger disk, or lower ROUNDHOUSE_KEEP_FREE_MB.",
+            f"The disk is full: {detail}.",
+            "Free some space, or set ROUNDHOUSE_HOME to a folder on a larger disk.",
         )
-    if free < needed:
+    if free < settings.keep_free_mb * 2**20:
+        return CheckResult(
+            "disk",
+            "warning",
+            f"No space for jobs: {detail}, and {settings.keep_free_mb:,} MB are to stay free.",
+            "Free some space (the pages delete runs, checkpoints and datasets), or lower ROUNDHOUSE_KEEP_FREE_MB.",
+        )
+    if free < MIN_FREE_BYTES:
         return CheckResult(
             "disk", "warning", f"Little space: {detail}.", "Checkpoints need room; free some space soon."
         )
     return CheckResult("disk", "ok", detail)
+
+
+def check_variables() -> CheckResult:
+    """Check for variables of the environment that are settings but for a letter, and have no effect."""
+    known = [variable_of(name) for name in Settings.model_fields]
+    known = [name for name in known if name.startswith(PREFIX)]
+    strange = sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
+    near = {name: get_close_matches(name, known, n=1, cutoff=0.9) for name in strange}
+    if misspelt := {name: nearest[0] for name, nearest in near.items() if nearest}:
+        words = "; ".join(f"{name} is no setting: did you mean {setting}?" for name, setting in misspelt.items())
+        return CheckResult("settings", "warning", words, "Correct the name.")
+    return CheckResult("settings", "ok", "no variable of the environment is misspelt")
 
 
 def check_port(name: str, port: int, variable: str, *, host: str = "127.0.0.1") -> CheckResult:
@@ -362,7 +384,7 @@ def start_checks(
 ) -> list[CheckResult]:
     """Return the checks that `up` makes before it starts these parts."""
     ports = {"pages": (settings.port, "ROUNDHOUSE_PORT"), "gateway": (settings.gateway_port, "ROUNDHOUSE_GATEWAY_PORT")}
-    findings = [check_python(), check_packages(), check_disk(settings), check_alerts(settings)]
+    findings = [check_python(), check_packages(), check_variables(), check_disk(settings), check_alerts(settings)]
     findings += [check_port(name, *port, host=settings.host) for name, port in ports.items() if name in parts]
     findings += [check_broker(settings, running=running), check_job_devices(settings)]
     if all(finding.state != "problem" for finding in findings if finding.name == "disk"):

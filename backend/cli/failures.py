@@ -9,16 +9,31 @@ from sqlalchemy.exc import OperationalError
 
 from backend.cli.exit_status import FAILED, MISUSED
 from backend.db.engine import how_to_restore, is_damage
-from backend.domain.validation import validation_message
+from backend.domain.validation import describe_fault, validation_message
 from backend.errors import Conflict, InvalidInput, NotFound, RoundhouseError
-from backend.settings import Settings
+from backend.settings import Settings, variable_of
+
+
+def _settings_message(error: ValidationError) -> str:
+    """Return what is wrong with the environment, by variable; a secret's value is left out."""
+    sentences = []
+    for item in error.errors():
+        text, name = describe_fault(item), str(next(iter(item["loc"]), ""))
+        field = Settings.model_fields.get(name)
+        if field is not None and "SecretStr" in str(field.annotation):
+            sentences.append(f"{variable_of(name)}: {text.replace('entries', 'characters')}")
+        elif name:
+            sentences.append(f"{variable_of(name) if field else name}: {text} (got {item['input']!r})")
+        else:
+            sentences.append(text)
+    return "; ".join(sentences)
 
 
 def explain(error: Exception) -> tuple[str, int] | None:
     """Return message and exit status for an expected error, None for a bug."""
     match error:
         case ValidationError():
-            return validation_message(error), MISUSED
+            return _settings_message(error) if error.title == Settings.__name__ else validation_message(error), MISUSED
         case InvalidInput() | NotFound() | Conflict():
             return str(error), MISUSED
         case RoundhouseError():

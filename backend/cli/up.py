@@ -80,8 +80,11 @@ def _read_parts(text: str) -> set[str]:
 
 
 def _run(settings: Settings, parts: set[str]) -> None:
-    problems = [finding for finding in start_checks(settings, parts) if finding.state == "problem"]
-    if problems:
+    findings = start_checks(settings, parts)
+    for finding in findings:
+        if finding.state == "warning":
+            note(f"{finding.detail} {finding.cure}")
+    if problems := [finding for finding in findings if finding.state == "problem"]:
         fail(" ".join(f"{finding.detail} {finding.cure}" for finding in problems))
     broker = [] if settings.redis_url else [broker_program(settings)]
     preparation = subprocess.Popen(

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 from sqlalchemy import create_engine, make_url, text
 
 from backend.bootstrap import build_context, make_providers
@@ -24,13 +25,16 @@ from backend.cli.doctor import (
     check_library,
     check_provider,
     check_stored,
+    check_variables,
     send_tests,
     start_checks,
     try_store,
 )
+from backend.cli.failures import explain
 from backend.infra.store.objects import MARK
 from backend.services.context import Context
 from backend.services.serving.monitoring.alerts import AlertCondition, settle_alerts
+from backend.settings import Settings
 from tests.support.native.completeness import skip_unless_complete
 from tests.support.scenario import Scenario
 from tests.support.settings import make_settings
@@ -69,6 +73,34 @@ def test_the_free_space_is_that_of_the_overview(tmp_path: Path) -> None:
     assert shown is not None
     free = float(shown[1]) * {"MB": 1e6, "GB": 1e9, "TB": 1e12}[shown[2]]
     assert free == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.02)
+
+
+def test_a_disk_without_space_for_jobs_is_a_warning_that_names_the_setting(tmp_path: Path) -> None:
+    """`up` refused to start, so nothing could be deleted to make room."""
+    finding = check_disk(make_settings(tmp_path, keep_free_mb=900_000_000))
+    assert finding.state == "warning"
+    assert "900,000,000 MB are to stay free" in finding.detail
+    assert "ROUNDHOUSE_KEEP_FREE_MB" in finding.cure
+
+
+def test_a_misspelt_variable_is_named_with_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert check_variables().state == "ok"
+    monkeypatch.setenv("ROUNDHOUSE_PROT", "1")
+    finding = check_variables()
+    assert finding.state == "warning"
+    assert "ROUNDHOUSE_PROT is no setting: did you mean ROUNDHOUSE_PORT?" in finding.detail
+
+
+def test_a_setting_at_fault_is_named_by_its_variable_and_a_secret_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROUNDHOUSE_PORT", "abc")
+    monkeypatch.setenv("ROUNDHOUSE_SECRET_KEY", "hush-hush")
+    with pytest.raises(ValidationError) as caught:
+        Settings()
+    explained = explain(caught.value)
+    assert explained is not None
+    assert "ROUNDHOUSE_PORT: must be a whole number (got 'abc')" in explained[0]
+    assert "ROUNDHOUSE_SECRET_KEY: must have at least 32 characters" in explained[0]
+    assert "hush" not in explained[0]
 
 
 def test_a_cluster_that_can_not_be_used_is_a_warning_with_the_cure(tmp_path: Path) -> None:
