@@ -142,7 +142,7 @@ def draw_now(replicas: Sequence[ReplicaGauges], traffic: Traffic) -> None:
         ("KV cache", percent(max(ratios)) if ratios else "–", "Used share, of the fullest replica, now."),
         (f"Requests, {label}", f"{total.requests:,}", f"{total.completion_tokens:,} tokens generated"),
         (
-            "Errors",
+            "Failed",
             _share(total.error_share),
             f"{total.lost:,} requests that no replica completed, as a share of those that were not refused.",
         ),
