@@ -68,9 +68,12 @@ def test_the_pages_server_has_two_arenas_of_memory_unless_the_environment_says_h
         return {name: config[name].get("environment") for name in config if name.startswith(("program", "fcgi"))}
 
     monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
-    assert arenas() == {"program:pages": "MALLOC_ARENA_MAX=2", "fcgi-program:gateway": None}
+    assert arenas() == {
+        "program:pages": "MALLOC_ARENA_MAX=2,ARROW_DEFAULT_MEMORY_POOL=system",
+        "fcgi-program:gateway": None,
+    }
     monkeypatch.setenv("MALLOC_ARENA_MAX", "8")
-    assert arenas()["program:pages"] is None
+    assert arenas()["program:pages"] == "ARROW_DEFAULT_MEMORY_POOL=system"
 
 
 def test_an_external_broker_is_used_unchanged(tmp_path: Path) -> None:
