@@ -11,7 +11,7 @@ from backend.domain.training.diagnosis import Finding, breaking_finding, idle_fi
 from backend.domain.training.objectives import writes_text
 from backend.services.context import Context, Person
 from backend.services.training.diagnosis import diagnose_run
-from backend.services.training.views import RunDetail, RunView, expected_start, get_run, read_run_log, run_detail
+from backend.services.training.views import RunDetail, RunView, expected_start, get_run, how_to_repeat, read_run_log, run_detail
 from pages.components import routes
 from pages.components.browser.live_chart.component import live_chart
 from pages.components.evaluation.run_scores import draw_run_scores
@@ -85,8 +85,10 @@ def draw_tab(ctx: Context, person: Person, detail: RunDetail, findings: Sequence
     elif name == "Log":
         live_part(every)(lambda: draw_log(ctx, get_run(ctx, run.id)))()
     elif name == "Config":
-        st.caption("This YAML launches the same run: `roundhouse run launch FILE.yaml`.")
-        st.code(detail.config.to_yaml(), language="yaml")
+        repetition = how_to_repeat(ctx, detail)
+        st.caption(repetition.sentence)
+        st.code("\n".join(repetition.commands), language="sh")
+        st.code(repetition.yaml, language="yaml")
     elif name == "Report":
         draw_run_report(ctx, run)
     elif name == NOTES:

@@ -330,10 +330,10 @@ def test_the_chosen_tab_stands_above_the_curves_and_in_the_address(
     assert chart is not None
     assert tabs["y"] < chart["y"]
     page.get_by_role("tab", name="Config").click()
-    page.get_by_text("This YAML launches the same run").wait_for()
+    page.get_by_text("launches the same run").wait_for()
     page.wait_for_url("**tab=Config*")
     page.reload()
-    page.get_by_text("This YAML launches the same run").wait_for()
+    page.get_by_text("launches the same run").wait_for()
     page.get_by_role("tab", name="Curves").click()
     page.wait_for_function(f"{DRAWN} && document.querySelector('{PLOT}').clientWidth > 500")
 

@@ -303,6 +303,18 @@ def test_a_resumed_run_in_the_queue_has_no_speed(site: Context, scenario: Scenar
     assert "Tokens/s now" not in dict(strip_figures(get_run(site, run.id), make_config(), now=site.now()))
 
 
+def test_the_config_of_a_resumed_run_says_how_to_repeat_it(site: Context, scenario: Scenario) -> None:
+    run = scenario.run(name="first", status=Status.FINISHED, max_steps=60)
+    scenario.checkpoint(run=run, step=60)
+    assert "launches the same run" in text_of(open_page("build/run.py", run=run.id, tab="Config"))
+    resume_run(site, run.id, person=LOCAL, max_steps=80)
+    page = open_page("build/run.py", run=run.id, tab="Config")
+    assert "The run was resumed from step 60 with 80 steps instead of 60" in text_of(page)
+    commands, config = page.code
+    assert commands.value.endswith("roundhouse run resume 'first repeated' --max-steps 80 --wait")
+    assert "max_steps: 60" in config.value
+
+
 def test_a_run_that_failed_by_its_config_does_not_lead_to_the_same_failure(site: Context, scenario: Scenario) -> None:
     """A context that was too long for the text: the one primary button started the same run again."""
     run = scenario.run(name="short")

@@ -41,7 +41,7 @@ from backend.services.training.imported_runs import import_log_path
 from backend.services.training.reports import run_report_text
 from backend.services.training.run_table import NEWEST_FIRST, RunQuery, find_runs, read_run_table, suggest_filter_values
 from backend.services.training.runs import launch_run, resume_run, stop_run
-from backend.services.training.views import RunDetail, RunView, get_run, get_runs, list_runs, run_detail
+from backend.services.training.views import RunDetail, RunView, get_run, get_runs, how_to_repeat, list_runs, run_detail
 
 
 @command
@@ -207,6 +207,7 @@ def show(run: Annotated[str, typer.Argument(help="Name or id.")]) -> None:
         lines.append(f"  {waiting.sentence}")
     if detail.run.job_id and (waiting_for := describe_gang(ctx, detail.run.job_id)):
         lines.append(f"  {waiting_for}")
+    lines += [f"  resumed {change}" for change in data["resumed"]]
     lines += [f"  {metric}: {value['value']:.6g} (step {value['step']})" for metric, value in data["metrics"].items()]
     lines += [f"  checkpoint: {checkpoint['name']}" for checkpoint in data["checkpoints"]]
     lines += [f"  {finding['severity']}: {finding['sentence']} {finding['cause']}" for finding in data["findings"]]
@@ -299,7 +300,8 @@ def describe_run(run: RunView) -> dict[str, Any]:
 
 def describe_detail(ctx: Context, detail: RunDetail) -> dict[str, Any]:
     """Return a run with its newest values, checkpoints, findings and config as a JSON object. `useless`: `diverged` or
-    `learned nothing` of a finished run.
+    `learned nothing` of a finished run. `resumed`: where its steps were changed, so that the config alone does not
+    repeat it.
     """
     return {
         **describe_run(detail.run),
@@ -325,6 +327,7 @@ def describe_detail(ctx: Context, detail: RunDetail) -> dict[str, Any]:
             }
             for finding in diagnose_run(ctx, detail.run.id)
         ],
+        "resumed": list(how_to_repeat(ctx, detail).resumes),
         "config": detail.config.model_dump(mode="json"),
     }
 

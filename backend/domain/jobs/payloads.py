@@ -80,6 +80,9 @@ class TrainPayload(TrainingPayload):
     run_id: str
     holds_checkpoints: bool = False
     """Whether suites score every checkpoint, which is not removed before that (domain/training/holds.py)."""
+    after_step: int | None = None
+    """Step of the checkpoint that a run's later job continues from, 0: from its start; None: its first job, or one of a
+    version that did not store it."""
 
     @property
     def num_machines(self) -> int:

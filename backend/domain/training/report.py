@@ -15,6 +15,7 @@ from markdown_it import MarkdownIt
 
 from backend.domain.markdown_text import fenced, plain_markdown
 from backend.domain.training.objectives import OBJECTIVE_FACTS, Objective, writes_text
+from backend.domain.training.repetition import Repetition
 from backend.domain.training.report_curves import MetricTrace, curves_svg
 
 Escape = Callable[[str], str]
@@ -55,7 +56,7 @@ class RunReport:
     data: tuple[tuple[str, str], ...]
     environment: tuple[tuple[str, str], ...]
     cost: tuple[tuple[str, str], ...]
-    config_yaml: str
+    repetition: Repetition
     parent: str | None = None
     differences: tuple[tuple[str, str, str], ...] = ()
     curves: tuple[MetricTrace, ...] = ()
@@ -164,9 +165,9 @@ def _halves(report: RunReport, escape: Escape, *, level: int = 2, title: bool = 
         ]
     parts += [
         f"{mark} Config",
-        "Saved as `run.yaml`, this launches the same run:",
-        fenced("roundhouse run launch run.yaml", "sh"),
-        fenced(report.config_yaml.rstrip("\n"), "yaml"),
+        report.repetition.sentence,
+        fenced("\n".join(report.repetition.commands), "sh"),
+        fenced(report.repetition.yaml.rstrip("\n"), "yaml"),
     ]
     return before, "\n\n".join(part for part in parts if part)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -32,6 +32,7 @@ from backend.services.training.views import (
     RunDetail,
     RunView,
     get_run,
+    how_to_repeat,
     list_sample_steps,
     list_samples,
     read_configs,
@@ -99,7 +100,7 @@ def report_body(ctx: Context, name_or_id: str, *, escape: Callable[[str], str]) 
 def build_report(ctx: Context, name_or_id: str) -> RunReport:
     """Gather the content of a report. Raises NotFound, and InvalidInput for a run that was imported as curves."""
     detail = run_detail(ctx, name_or_id)
-    run, config = detail.run, detail.config
+    run, repetition = detail.run, how_to_repeat(ctx, detail)
     made = list_checkpoints(ctx, run_id=run.id)
     newest = max(made, key=lambda c: c.step or 0, default=None)
     version = _version(ctx, run)
@@ -111,11 +112,11 @@ def build_report(ctx: Context, name_or_id: str) -> RunReport:
         objective=run.objective,
         objective_words=label_of(run.objective),
         status=run.line,
-        summary=_summary(detail, newest, figures_of_runs(ctx, [run.id])[run.id]),
+        summary=_summary(detail, newest, figures_of_runs(ctx, [run.id])[run.id], repetition.resumes),
         data=_data(version),
         environment=_environment(ctx, run, newest),
         cost=_cost(ctx, detail),
-        config_yaml=config.to_yaml(),
+        repetition=repetition,
         parent=parent.name if parent else None,
         differences=_differences(ctx, parent, run) if parent else (),
         curves=tuple(curves),
@@ -134,7 +135,9 @@ def build_report(ctx: Context, name_or_id: str) -> RunReport:
     )
 
 
-def _summary(detail: RunDetail, newest: CheckpointView | None, figures: RunFigures) -> tuple[tuple[str, str], ...]:
+def _summary(
+    detail: RunDetail, newest: CheckpointView | None, figures: RunFigures, resumes: Sequence[str]
+) -> tuple[tuple[str, str], ...]:
     run, config = detail.run, detail.config
     samples = config.objective.samples
     method = {"full": "full", "lora": "LoRA", "qlora": f"QLoRA ({config.lora.bits}-bit base)"}[config.method]
@@ -154,6 +157,7 @@ def _summary(detail: RunDetail, newest: CheckpointView | None, figures: RunFigur
         ("method", method),
         ("tokenizer", detail.tokenizer or ""),
         ("steps", f"{run.last_step:,} of {run.max_steps:,}"),
+        ("resumed", ", then ".join(resumes)),
         ("tokens", _tokens(run)),
         ("best validation loss", "" if run.best_val_loss is None or samples else f"{run.best_val_loss:.4f}"),
         ("last values", ", ".join(last)),

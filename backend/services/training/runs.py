@@ -320,7 +320,7 @@ def _add_job_again(
             f"“{run.name}” starts from a checkpoint whose files were deleted: “{base.name}”.",
             remedy="Launch a new run from another checkpoint.",
         )
-    payload = TrainPayload.read(job.payload).model_copy(update={"config": config})
+    payload = TrainPayload.read(job.payload).model_copy(update={"config": config, "after_step": step or 0})
     again = add_job(
         session,
         ctx,
@@ -375,6 +375,8 @@ def _with_steps(run: Run, job: Job, *, step: int, max_steps: int | None) -> RunC
             remedy=f"Choose more than {step:,}.",
             field="max_steps",
         )
+    if steps == config.max_steps:
+        return config
     # a resumed schedule keeps its warm-up in steps
     return parse_config({**config.model_dump(mode="json"), "max_steps": steps, "warmup_steps": config.num_warmup_steps})
 

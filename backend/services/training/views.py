@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from pydantic import ValidationError
-from sqlalchemy import ColumnElement, func, or_, select
+from sqlalchemy import ColumnElement, and_, func, or_, select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Architecture, Checkpoint, Dataset, DatasetVersion, Job, Run, Sample, Tokenizer, User
 from backend.domain.attributes import view_of
+from backend.domain.jobs.payloads import TrainPayload
 from backend.domain.jobs.progress import expected_wait_s
 from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.states import ACTIVE, JobKind, Status
@@ -19,6 +20,7 @@ from backend.domain.training.config import RunConfig
 from backend.domain.training.held_out import FILE as HELD_OUT_FILE
 from backend.domain.training.held_out import MAX_BYTES as MAX_HELD_OUT_BYTES
 from backend.domain.training.held_out import HeldOutRows
+from backend.domain.training.repetition import Repetition, Stage, list_stages, repeat_run
 from backend.domain.training.summary import EncodedRows, Restart, RunTime, mean_tokens_per_step, run_seconds
 from backend.errors import InvalidInput
 from backend.services.context import Context
@@ -222,6 +224,15 @@ def run_detail(ctx: Context, name_or_id: str) -> RunDetail:
         )
 
 
+def how_to_repeat(ctx: Context, detail: RunDetail) -> Repetition:
+    """Return how to repeat a run, given all jobs that it has had."""
+    with ctx.db.read() as session:
+        query = select(Job.payload).where(_trains(detail.run.id)).order_by(Job.created_at, Job.id)
+        payloads = [TrainPayload.read(payload) for payload in session.scalars(query)]
+    stages = list_stages([Stage(payload.after_step, payload.config) for payload in payloads])
+    return repeat_run(detail.run.name, detail.config, stages or [Stage(None, detail.config)])
+
+
 def expected_start(ctx: Context, job_id: str) -> ExpectedStart:
     """Return a queued run's wait, by its job; nothing is ahead of one that isn't queued any more."""
     ahead = queue_ahead(ctx, job_id)
@@ -320,9 +331,13 @@ def read_run_log(ctx: Context, run: RunView, *, last: int = 200) -> list[str]:
     earlier: Sequence[str] = ()
     if run.earlier_s:
         with ctx.db.read() as session:
-            query = select(Job.id).where(Job.kind == JobKind.TRAIN, Job.payload["run_id"].as_string() == run.id)
-            earlier = session.scalars(query).all()
+            earlier = session.scalars(select(Job.id).where(_trains(run.id))).all()
     return read_log(ctx, run.job_id, earlier=earlier, last=last)
+
+
+def _trains(run_id: str) -> ColumnElement[bool]:
+    """Return the condition of a job that it is one of this run: one that was resumed has several."""
+    return and_(Job.kind == JobKind.TRAIN, Job.payload["run_id"].as_string() == run_id)
 
 
 def _view(

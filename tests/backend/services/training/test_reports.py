@@ -22,7 +22,7 @@ from backend.services.metrics.points import run_metric_names
 from backend.services.training.figures import figures_of_runs
 from backend.services.training.reports import build_report, energy_of, report_body, run_report_text
 from backend.services.training.run_table import read_run_table
-from backend.services.training.runs import launch_run, set_notes
+from backend.services.training.runs import launch_run, resume_run, set_notes
 from backend.services.training.views import get_run
 from tests.support.run_world import claim, end, make_config, report
 from tests.support.scenario import Scenario
@@ -74,6 +74,32 @@ def test_the_markdown_is_a_model_card_that_the_hub_reads(ctx: Context, run_id: s
     config = yaml.safe_load(text.split("```yaml\n")[1].split("\n```")[0])
     launched = make_config(name="Tales | one", learning_rate=1e-3, dataset="tales@1")
     assert launched.model_dump(mode="json", include=config.keys()) == config
+
+
+def test_a_run_that_was_resumed_with_more_steps_does_not_claim_that_its_yaml_repeats_it(
+    ctx: Context, scenario: Scenario
+) -> None:
+    """Its first 60 steps followed a schedule of 60, and the YAML, said to launch the same run, had one of 80."""
+    run = scenario.run(status=Status.FINISHED, name="tiny", max_steps=60, warmup_steps=None)
+    assert "launches the same run" in run_report_text(ctx, run.id)
+    scenario.checkpoint(run=run, step=60)
+    resume_run(ctx, run.id, person=LOCAL, max_steps=80)
+    text = run_report_text(ctx, run.id)
+    assert "launches the same run" not in text
+    assert "| resumed | from step 60 with 80 steps instead of 60 |" in text
+    assert "roundhouse run resume 'tiny repeated' --max-steps 80" in text
+    config = yaml.safe_load(text.split("```yaml\n")[1].split("\n```")[0])
+    assert (config["max_steps"], config.get("warmup_steps")) == (60, None)
+
+
+def test_a_run_that_was_stopped_and_resumed_as_it_was_is_repeated_by_its_yaml(ctx: Context, scenario: Scenario) -> None:
+    run = scenario.run(status=Status.CANCELLED, warmup_steps=None)
+    scenario.checkpoint(run=run, step=40)
+    before = run_report_text(ctx, run.id)
+    resume_run(ctx, run.id, person=LOCAL)
+    text = run_report_text(ctx, run.id)
+    assert "launches the same run" in text
+    assert text.split("```yaml")[1] == before.split("```yaml")[1]
 
 
 def test_no_text_of_the_run_becomes_an_element_or_an_address(ctx: Context, run_id: str) -> None:
