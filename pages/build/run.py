@@ -11,7 +11,15 @@ from backend.domain.training.diagnosis import Finding, breaking_finding, idle_fi
 from backend.domain.training.objectives import writes_text
 from backend.services.context import Context, Person
 from backend.services.training.diagnosis import diagnose_run
-from backend.services.training.views import RunDetail, RunView, expected_start, get_run, how_to_repeat, read_run_log, run_detail
+from backend.services.training.views import (
+    RunDetail,
+    RunView,
+    expected_start,
+    get_run,
+    how_to_repeat,
+    read_run_log,
+    run_detail,
+)
 from pages.components import routes
 from pages.components.browser.live_chart.component import live_chart
 from pages.components.evaluation.run_scores import draw_run_scores

@@ -1,5 +1,6 @@
-"""How a run is repeated: by its YAML, or, if it was resumed with other steps, by that of its launch and the same
-resumes. Pure.
+"""Repeat a run: by its YAML, or, if it was resumed with other steps, by that of its launch and the same resumes.
+
+Pure.
 """
 
 from __future__ import annotations
@@ -7,6 +8,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from backend.domain.training.config import RunConfig
 from backend.domain.training.schedule import learning_rate_at
@@ -68,7 +70,7 @@ def repeat_run(name: str, config: RunConfig, stages: Sequence[Stage]) -> Repetit
         )
     resumes = tuple(
         f"from {_step(stage)} with {plural(stage.config.max_steps, 'step')} instead of {before.config.max_steps:,}"
-        for before, stage in zip(stages, later, strict=False)
+        for before, stage in pairwise(stages)
     )
     changes = f"The run was resumed {', then '.join(resumes)}"
     commands = _commands(name, stages)
@@ -103,7 +105,7 @@ def _commands(name: str, stages: Sequence[Stage]) -> tuple[str, ...]:
     """Return the commands that launch `run.yaml` and resume it, under another name: the first would be that of both."""
     again = shlex.quote(f"{name[:100].rstrip()} repeated")
     commands = [f"roundhouse run launch run.yaml --name {again} --wait"]
-    for before, stage in zip(stages, stages[1:], strict=False):
+    for before, stage in pairwise(stages):
         if stage.after_step is not None and stage.after_step != before.config.max_steps:
             commands[-1] = commands[-1].removesuffix(" --wait")
             commands += [f"# after {_step(stage)}:", f"roundhouse run cancel {again} --save"]
