@@ -64,6 +64,20 @@ def test_the_table_has_the_newest_first_and_the_metric_of_its_objective(site: Co
     assert "3 runs" in words(app)
 
 
+def test_every_objective_has_a_column_of_its_metric(site: Context) -> None:
+    """Runs of KTO and ORPO had an empty row beside the losses of Pretrain, SFT and DPO."""
+    objectives = ["sft", "dpo", "kto", "orpo"]
+    for objective in objectives:
+        run = finished(site, objective, 0.5)
+        with site.db.write() as session:
+            session.get_one(Run, run.id).objective = objective
+    app = open_page(PAGE)
+    best = [title for title in titles(app) if title.startswith("Best validation loss")]
+    assert [title.rpartition(" · ")[2] for title in best] == ["Pretrain", "SFT", "DPO", "KTO", "ORPO"]
+    places = [titles(app).index(title) - 1 for title in best]
+    assert all(any(row["cells"][place] for place in places) for row in shown(app)["rows"])
+
+
 def test_finished_runs_that_diverged_are_marked(site: Context) -> None:
     finished(site, "wild", 700.0)
     app = open_page(PAGE)

@@ -374,7 +374,7 @@ class RunTable:
             if one.metric and one.metric[0]:
                 named.setdefault(one.metric[1], []).append(one.name)
         return {
-            metric: f"It is another quantity under each objective: write {' or '.join(names[:4])}."
+            metric: f"It is another quantity under each objective: write {' or '.join(names)}."
             for metric, names in named.items()
         }
 

@@ -285,7 +285,7 @@ def chosen_columns(table: RunTable, rows: Sequence[RunRow], query: RunQuery) -> 
         names = [ALIASES.get(name, name) for name in text.split(",")]
     else:
         objectives = {row.objective for row in rows}
-        names = ["status", "curve", "objective", *main_metrics(table.fields, objectives)[:3]]
+        names = ["status", "curve", "objective", *main_metrics(table.fields, objectives)]
         expression = parse_filter(query.filter, table.filter_fields, aliases=ALIASES, ambiguous=table.ambiguous)
         names += [name for name in table.fields if name in fields_read_by(expression) and name != "name"]
         names += ["dataset", "tokens", "duration", "created", "tags"]

@@ -131,6 +131,18 @@ def test_a_dpo_loss_is_never_beside_a_pretraining_loss(ctx: Context) -> None:
         assert [table.reader(name)(row) for row in rows] == expected
 
 
+def test_the_advice_for_a_metric_names_all_objectives_that_have_it(ctx: Context) -> None:
+    """Of five it named four, as if the fifth did not exist."""
+    objectives = ["pretrain", "sft", "dpo", "kto", "orpo"]
+    for objective in objectives:
+        run = finished(ctx, objective, 2.0)
+        with ctx.db.write() as session:
+            session.get_one(Run, run.id).objective = objective
+    with pytest.raises(FilterError) as error:
+        found(ctx, "val_loss < 1")
+    assert [name for name in objectives if f"{name}.val_loss" in str(error.value)] == objectives
+
+
 def test_what_changed_is_read_again_and_nothing_else(ctx: Context, scenario: Scenario) -> None:
     first, second = finished(ctx, "first", 2.0), finished(ctx, "second", 1.0)
     with ctx.db.write() as session:  # as if they had ended long ago
