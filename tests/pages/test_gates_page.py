@@ -10,7 +10,9 @@ from backend.domain.evaluation.tasks.reading import read_task
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.context import LOCAL, Context
 from backend.services.evaluation.gates import create_gate, judge, list_gates, require_gate
+from backend.services.serving.aliases import get_alias
 from backend.services.serving.deployments import deploy
+from backend.services.serving.promotions import promote
 from tests.support.evaluation_world import CHOICES
 from tests.support.opening import assert_sound, open_page, plain_words, words
 from tests.support.scenario import Scenario
@@ -147,3 +149,31 @@ def test_a_gate_says_which_evaluations_count(site: Context, scenario: Scenario) 
     assert counted.label.replace("\\", "").startswith("facts: Oak, ")
     counted.click().run()
     assert_sound(app)
+
+
+def test_a_promotion_judges_the_gate_of_a_follower_first_and_offers_none_that_is_refused(
+    site: Context, scenario: Scenario
+) -> None:
+    """ "Promote although the gate is inconclusive" was offered, and pressing it always ended in a refusal."""
+    config = GateConfig.model_validate({"champion": "Oak", "benchmarks": [{"benchmark": "facts"}], "margin": 0.02})
+    gate = create_gate(site, name="release", config=config, person=LOCAL)
+    require_gate(site, "release", endpoint="tales", person=LOCAL)
+    elm, fir = resolve_checkpoint(site, "Elm").id, scenario.checkpoint("Fir")
+    scenario.evaluation("Fir", "facts", [1] * 40)
+    promote(site, "Oak", alias="tales@live", reason="the first", person=LOCAL)
+    deploy(site, checkpoint_id=resolve_checkpoint(site, "Oak").id, name="tales", alias="tales@live", person=LOCAL)
+    app = open_page("build/checkpoints.py", promote=elm, alias="tales@live")
+    assert "tales requires gate release, which has not judged the newest evaluations yet" in plain_words(app)
+    assert app.button(key="promote_go").disabled
+    app.button(key=f"promotion_judge_{gate.id}").click().run()
+    assert_sound(app)
+    shown = plain_words(app)
+    assert "tales follows tales@live and requires gate release, so Elm can't be promoted: the gate fails it." in shown
+    assert "The gate “release” fails it." not in shown, "said once"
+    assert not [button for button in app.button if button.key == "promote_go"]
+    app = open_page("build/checkpoints.py", promote=fir, alias="tales@live")
+    app.button(key=f"promotion_judge_{gate.id}").click().run()
+    assert not app.error
+    app.button(key="promote_go").click().run()
+    assert_sound(app)
+    assert get_alias(site, "tales@live").checkpoint_id == fir

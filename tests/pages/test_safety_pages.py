@@ -5,6 +5,7 @@ rendered.
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from streamlit.testing.v1 import AppTest
@@ -55,7 +56,16 @@ def test_a_promotion_shows_the_values_of_the_safety_card(measured: tuple[Context
     app = open_page("build/checkpoints.py", promote=resolve_checkpoint(ctx, "tuned").id)
     score = next(score for score in safety_card(ctx, "tuned").scores if score.metric == "refusal")
     value = format_value("refusal", score.value, score.low, score.high)
-    assert f"xs@1: refusals of unsafe prompts (higher is safer) {value}" in shown(app)
+    assert f"xs@1: refusals of unsafe prompts (higher is safer) {value} of {score.n} items" in shown(app)
+
+
+def test_a_promotion_says_how_many_answers_a_share_of_refusals_is_of(site: Context) -> None:
+    """ "0.0 % [0.0, 99.4]" was read as all refusals lost: one answer could be judged."""
+    add_fine_tune(site)
+    answered(site, "base", [YES] + ["..."] * 79)
+    app = open_page("build/checkpoints.py", promote=resolve_checkpoint(site, "base").id)
+    score = next(score for score in safety_card(site, "base").scores if score.metric == "refusal")
+    assert re.search(rf"refusals of unsafe prompts .*\] of 1 item; {score.missing} unclear", shown(app))
 
 
 def test_a_probe_without_a_judged_answer_was_measured(site: Context) -> None:

@@ -62,6 +62,7 @@ from backend.services.lookups import find_named
 from backend.services.serving.endpoints import is_in_charge
 
 ENDPOINT_PREFIX = "endpoint:"
+NOT_EVALUATED_REMEDY = "Evaluate what is missing with the same settings as the champion, then try again."
 RELEASE_REMEDY = "That account and admins release the endpoint."
 
 
@@ -265,28 +266,15 @@ def _judge(ctx: Context, candidate: str, config: GateConfig, *, is_recorded: boo
         )
     evidence, pairs, available, missing, cuts, tasks = [], [], [], [], [], []
     for part in config.benchmarks:
-        version = resolve_version(ctx, part.benchmark)
-        scored = [_finished(ctx, version.id, who, part) for who in (champion, subject)]
-        way = part.task or _choose_way(ctx, version, *scored)
-        sides = [[one for one in side if one.way == way] for side in scored]
-        absent = [
-            f"{who.name} on {version.label}" + (f" by {str(way).replace('_', ' ')}" if others else "")
-            for who, others, evaluations in zip((champion, subject), scored, sides, strict=True)
-            if not evaluations
-        ]
-        missing += absent
-        if absent:
+        paired = _pair_up(ctx, part, champion, subject)
+        missing += paired.missing
+        if paired.pair is None:
             continue
-        first, second, _items = _choose_pair(ctx, *sides)
-        metric = part.metric or first.main_metric
-        silent = [text for side in (first, second) if (text := unjudged(ctx, side, metric))]
-        missing += silent
-        if silent:
-            continue
+        version, metric, (first, second) = paired.version, paired.metric, paired.pair
         if is_recorded:
             earlier = _recorded_looks(ctx, (subject, champion), second, metric, until=(first.id, second.id))
         else:
-            earlier = _possible_looks(sides[1], until=second.id)
+            earlier = _possible_looks(paired.candidates, until=second.id)
         look = Look.after(earlier, is_whole=second.config.limit is None)
         compare_at = comparison_at(ctx, first.id, second.id, metric)
         missing_after = count_missing(ctx, second, metric)
@@ -313,6 +301,40 @@ def _judge(ctx: Context, candidate: str, config: GateConfig, *, is_recorded: boo
         cuts=tuple(cuts),
         tasks=tuple(tasks),
     )
+
+
+@dataclass(frozen=True)
+class _Paired:
+    """Evaluations of champion and candidate that decide on one benchmark, or what is missing. `candidates`: all of the
+    candidate's that are scored alike, newest first.
+    """
+
+    version: VersionView
+    candidates: Sequence[EvaluationView]
+    metric: str = ""
+    pair: tuple[EvaluationView, EvaluationView] | None = None
+    missing: tuple[str, ...] = ()
+
+
+def _pair_up(ctx: Context, part: GateBenchmark, champion: Subject, subject: Subject) -> _Paired:
+    version = resolve_version(ctx, part.benchmark)
+    scored = [_finished(ctx, version.id, who, part) for who in (champion, subject)]
+    way = part.task or _choose_way(ctx, version, *scored)
+    sides = [[one for one in side if one.way == way] for side in scored]
+    missing = [
+        f"{who.name} on {version.label}"
+        + (f" by {str(way).replace('_', ' ')}" if others or way not in (None, *EvaluationKind) else "")
+        for who, others, evaluations in zip((champion, subject), scored, sides, strict=True)
+        if not evaluations
+    ]
+    if missing:
+        return _Paired(version, sides[1], missing=tuple(missing))
+    first, second, _items = _choose_pair(ctx, *sides)
+    metric = part.metric or first.main_metric
+    silent = [text for side in (first, second) if (text := unjudged(ctx, side, metric))]
+    if silent:
+        return _Paired(version, sides[1], metric, missing=tuple(silent))
+    return _Paired(version, sides[1], metric, (first, second))
 
 
 @dataclass(frozen=True)
@@ -401,22 +423,69 @@ def _plan_evaluations(
     return (largest,), size(largest)
 
 
+@dataclass(frozen=True)
+class RequiredGateView:
+    """What a gate that an endpoint requires says of a checkpoint as things stand. `verdict` None: it has not looked at
+    the evaluations that decide now. `reason` and `remedy` say why it would refuse the checkpoint.
+    """
+
+    gate_id: str
+    gate: str
+    verdict: GateVerdict | None
+    reason: str = ""
+    remedy: str = ""
+
+
+def read_required_gates(ctx: Context, *, endpoint: str, checkpoint_id: str) -> list[RequiredGateView]:
+    """Return what the gates that an endpoint requires say of a checkpoint, without a look at new evaluations: a look
+    spends error, so its verdict is recorded.
+    """
+    with ctx.db.read() as session:
+        gates = [_view(session, _find(session, name)) for name in _required(session, endpoint)]
+    return [_as_it_stands(ctx, gate, checkpoint_id) for gate in gates]
+
+
+def _as_it_stands(ctx: Context, gate: GateView, checkpoint_id: str) -> RequiredGateView:
+    subject = resolve_checkpoint(ctx, checkpoint_id)
+    try:
+        config = config_of(ctx, gate)
+        champion = _champion(ctx, config)
+        if champion.id == subject.id:
+            return RequiredGateView(gate.id, gate.name, GateVerdict.PASS)
+        paired = [_pair_up(ctx, part, champion, subject) for part in config.benchmarks]
+    except (Conflict, NotFound) as error:
+        return RequiredGateView(gate.id, gate.name, GateVerdict.INCONCLUSIVE, error.message, error.remedy or "")
+    if missing := [f"{name} is not evaluated" for one in paired for name in one.missing]:
+        reason = f"{'; '.join(missing)}."
+        return RequiredGateView(gate.id, gate.name, GateVerdict.INCONCLUSIVE, reason, NOT_EVALUATED_REMEDY)
+    query = (
+        select(GateResult.verdict, GateResult.report)
+        .where(GateResult.gate_id == gate.id, GateResult.checkpoint_id == checkpoint_id)
+        .order_by(GateResult.created_at.desc(), GateResult.id)
+    )
+    with ctx.db.read() as session:
+        newest = session.execute(query.limit(1)).first()
+    decided_by = {(one.pair[0].id, one.pair[1].id) for one in paired if one.pair}
+    if newest is None or decided_by != {
+        (one.champion_evaluation, one.candidate_evaluation) for one in newest.report.benchmarks
+    }:
+        return RequiredGateView(gate.id, gate.name, None)
+    verdict = GateVerdict(newest.verdict)
+    remedy = "" if verdict is GateVerdict.PASS else _remedy(newest.report)
+    return RequiredGateView(gate.id, gate.name, verdict, f"{newest.report.reason}.", remedy)
+
+
 def refuse_without_gates(ctx: Context, *, endpoint: str, checkpoint_id: str, person: Person) -> None:
     """Raise Conflict unless a checkpoint passes every gate that an endpoint requires, judged now and recorded."""
     with ctx.db.read() as session:
-        query = (
-            select(Gate.name)
-            .join(RequiredGate, RequiredGate.gate_id == Gate.id)
-            .where(RequiredGate.endpoint == endpoint)
-        )
-        names = list(session.scalars(query.order_by(Gate.name)))
+        names = _required(session, endpoint)
     for name in names:
         outcome = judge(ctx, candidate=checkpoint_id, gate=name, person=person)
         if outcome.verdict is not GateVerdict.PASS:
             raise Conflict(
                 f"{outcome.candidate} can't be deployed to {endpoint!r}: its gate “{name}”"
                 f" {GATE_WORDS[outcome.verdict]}. {outcome.reason}.",
-                remedy=_remedy(outcome),
+                remedy=_remedy(report_of(outcome)),
             )
 
 
@@ -447,12 +516,19 @@ def report_of(outcome: GateOutcome) -> GateReport:
     )
 
 
-def _remedy(outcome: GateOutcome) -> str:
-    if outcome.missing:
-        return "Evaluate what is missing with the same settings as the champion, then deploy again."
-    if outcome.verdict is GateVerdict.INCONCLUSIVE:
-        return "Evaluate both on more items, or choose a gate with a larger margin."
+def _remedy(report: GateReport) -> str:
+    if report.missing:
+        return NOT_EVALUATED_REMEDY
+    if report.verdict is GateVerdict.INCONCLUSIVE:
+        if any(one.n < one.items for one in report.benchmarks if one.verdict is GateVerdict.INCONCLUSIVE):
+            return "Evaluate both on more items, or choose a gate with a larger margin."
+        return "Require a gate with a larger margin or more benchmarks, or release the endpoint from this one."
     return "Deploy another checkpoint, or release the endpoint from the gate."
+
+
+def _required(session: Session, endpoint: str) -> list[str]:
+    query = select(Gate.name).join(RequiredGate, RequiredGate.gate_id == Gate.id)
+    return list(session.scalars(query.where(RequiredGate.endpoint == endpoint).order_by(Gate.name)))
 
 
 Subject = CheckpointView | EvaluatedEndpointView

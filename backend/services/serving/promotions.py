@@ -4,6 +4,8 @@ deployed again.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from sqlalchemy import func, or_, select, update
 from sqlalchemy.orm import Session
 
@@ -33,6 +35,7 @@ from backend.services.serving.aliases import (
     standing_promotions,
 )
 from backend.services.serving.deployments import deploy, refuse_undeployable
+from backend.services.serving.requirements import check_requirement, requirement_of
 
 MAX_REASON = 2000
 NO_EVIDENCE = "No votes and no gate support it."
@@ -62,6 +65,49 @@ def gather_evidence(
         f"The gate “{gate.gate}” {GATE_WORDS[GateVerdict(gate.verdict)]}." for gate in gates if gate.verdict != "PASS"
     ]
     return evidence.model_copy(update={"gates": gates, "against": tuple(against)})
+
+
+@dataclass(frozen=True)
+class FollowerRequirement:
+    """What an endpoint that follows an alias says of a checkpoint: its gate's verdict (None: not judged on the newest
+    evaluations), and why it would refuse the checkpoint. `gate_id` is empty for the safety gate.
+    """
+
+    endpoint: str
+    gate: str
+    gate_id: str
+    verdict: GateVerdict | None
+    reason: str
+    remedy: str
+
+    @property
+    def refuses(self) -> bool:
+        """Return whether a promotion would be refused."""
+        return self.verdict in (GateVerdict.FAIL, GateVerdict.INCONCLUSIVE)
+
+
+def requirements_of_followers(ctx: Context, checkpoint_id: str, *, alias: str) -> list[FollowerRequirement]:
+    """Return what the endpoints that follow an alias require of a checkpoint before it can be promoted. Nothing is
+    judged. Raises NotFound for an unknown checkpoint.
+    """
+    # imports scipy, which no other command on aliases needs
+    from backend.services.evaluation.gates import read_required_gates
+
+    with ctx.db.read() as session:
+        followers = [row[0] for row in following_endpoints(session, alias)]
+    rows = []
+    for endpoint in followers:
+        if (required := requirement_of(ctx, endpoint)) is not None:
+            try:
+                check_requirement(ctx, checkpoint_id, name=endpoint, requirement=required)
+            except Conflict as error:
+                remedy = error.remedy or ""
+                rows.append(FollowerRequirement(endpoint, "safety", "", GateVerdict.FAIL, error.message, remedy))
+        rows += [
+            FollowerRequirement(endpoint, one.gate, one.gate_id, one.verdict, one.reason, one.remedy)
+            for one in read_required_gates(ctx, endpoint=endpoint, checkpoint_id=checkpoint_id)
+        ]
+    return rows
 
 
 def campaigns_with(ctx: Context, checkpoint_id: str) -> list[CampaignView]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
 
 import streamlit as st
@@ -20,18 +20,26 @@ from backend.services.battles.raters import list_raters
 from backend.services.battles.views import CampaignView
 from backend.services.checkpoints.checkpoints import CheckpointView, get_checkpoint
 from backend.services.context import Context, Person
-from backend.services.evaluation.gates import list_gates
+from backend.services.evaluation.gates import judge, list_gates
 from backend.services.evaluation.safety.cards import safety_card
 from backend.services.serving.aliases import AliasView, PromotionView, list_aliases
 from backend.services.serving.endpoints import list_endpoints, resolve_endpoint
-from backend.services.serving.promotions import campaigns_with, gather_evidence, promote, reject, rollback
+from backend.services.serving.promotions import (
+    FollowerRequirement,
+    campaigns_with,
+    gather_evidence,
+    promote,
+    reject,
+    requirements_of_followers,
+    rollback,
+)
 from pages.components import routes
 from pages.components.battles.answers import FLAGGED
 from pages.components.battles.raters import count_flags
 from pages.components.choices import by_identity
 from pages.components.confirm import close_menu, draw_confirmed, menu_key
 from pages.components.evaluation.gate import BADGES
-from pages.components.frame import errors_shown, object_heading, plain
+from pages.components.frame import errors_shown, object_heading, plain, rerun_after
 from pages.components.links import row_link
 from pages.components.numbers import form_button, mark_refused, number_form, wrong_numbers
 from pages.components.words import when
@@ -109,6 +117,8 @@ def draw_promotion_page(ctx: Context, person: Person, checkpoint_id: str) -> Non
     evidence = gather_evidence(
         ctx, checkpoint.id, campaign_id=campaign_id, against_id=held.checkpoint_id if held else None
     )
+    is_new = held is None or held.checkpoint_id != checkpoint.id
+    required = requirements_of_followers(ctx, checkpoint.id, alias=alias) if held is not None and is_new else []
     left, right = st.columns(2)
     with left.container(border=True, height="stretch"):
         _draw_verdict(evidence, campaigns.get(campaign_id or ""))
@@ -116,13 +126,22 @@ def draw_promotion_page(ctx: Context, person: Person, checkpoint_id: str) -> Non
         _draw_flags(ctx, campaign_id)
     left, right = st.columns(2)
     with left.container(border=True, height="stretch"):
-        _draw_gates(ctx, evidence, held)
+        _draw_gates(ctx, person, checkpoint, evidence, required)
     with right.container(border=True, height="stretch"):
         _draw_safety(ctx, checkpoint)
     with st.container(border=True):
         _draw_serving(ctx, person, checkpoint, alias, held)
-    if person.may_build and (held is None or held.checkpoint_id != checkpoint.id):
-        _draw_decision_form(ctx, person, checkpoint, alias=alias, campaign_id=campaign_id, evidence=evidence, key=key)
+    if person.may_build and is_new:
+        _draw_decision_form(
+            ctx,
+            person,
+            checkpoint,
+            alias=alias,
+            campaign_id=campaign_id,
+            evidence=evidence,
+            required=required,
+            key=key,
+        )
     if held is not None and held.history:
         with st.expander(plain(f"Decisions on {held.name}"), icon=":material/history:"):
             for row in held.history:
@@ -253,7 +272,13 @@ def _draw_flags(ctx: Context, campaign_id: str | None) -> None:
     row_link("Raters", page=routes.BATTLES, query=query, icon="group", key="promotion_to_raters")
 
 
-def _draw_gates(ctx: Context, evidence: PromotionEvidence, held: AliasView | None) -> None:
+def _draw_gates(
+    ctx: Context,
+    person: Person,
+    checkpoint: CheckpointView,
+    evidence: PromotionEvidence,
+    required: Sequence[FollowerRequirement],
+) -> None:
     st.markdown("**Gates**")
     gates = {gate.name: gate for gate in list_gates(ctx)}
     for opinion in evidence.gates:
@@ -264,14 +289,39 @@ def _draw_gates(ctx: Context, evidence: PromotionEvidence, held: AliasView | Non
                 opinion.gate, page=routes.EVALUATIONS, query={"gate": gate.id}, icon="rule", key=f"promotion_{gate.id}"
             )
         st.caption(plain(opinion.reason))
-    judged = {opinion.gate for opinion in evidence.gates}
-    followers = set(held.endpoints) if held else set()
-    waiting = [gate for gate in gates.values() if followers & set(gate.endpoints) and gate.name not in judged]
-    for gate in waiting:
-        required = ", ".join(sorted(followers & set(gate.endpoints)))
-        st.caption(plain(f"Gate {gate.name} is not judged yet; {required} requires it, so it is judged first."))
-    if not evidence.gates and not waiting:
+    waiting = {one.gate_id: one for one in required if one.verdict is None}
+    for gate_id, one in waiting.items():
+        endpoints = ", ".join(row.endpoint for row in required if row.gate_id == gate_id)
+        requires = "require" if "," in endpoints else "requires"
+        st.caption(plain(f"{endpoints} {requires} gate {one.gate}, which has not judged the newest evaluations yet."))
+        if person.may_build and st.button(
+            plain(f"Judge by {one.gate}"), icon=":material/gavel:", key=f"promotion_judge_{gate_id}"
+        ):
+            with rerun_after():
+                judge(ctx, candidate=checkpoint.id, gate=gate_id, person=person)
+    if not evidence.gates and not required:
         st.caption("No gate has judged this checkpoint, and no endpoint that follows the alias requires one.")
+
+
+def _draw_refusals(checkpoint: CheckpointView, alias: str, refusals: Sequence[FollowerRequirement]) -> None:
+    """Draw why endpoints that follow an alias refuse a checkpoint, and where that can be changed."""
+    for number, one in enumerate(refusals):
+        words = f"{one.reason} {one.remedy}"
+        if one.gate_id and one.verdict is not None:
+            words = (
+                f"{one.endpoint} follows {alias} and requires gate {one.gate}, so {checkpoint.name} can't be promoted:"
+                f" the gate {GATE_WORDS[one.verdict]}. {words}"
+            )
+        st.warning(plain(words), icon=":material/block:")
+        if one.gate_id:
+            ways = {
+                f"Gate {one.gate}": ("rule", {"gate": one.gate_id}),
+                f"Evaluate {checkpoint.name}": ("add", {"new": "1", "checkpoint": checkpoint.id}),
+            }
+            with st.container(horizontal=True):
+                for label, (icon, query) in ways.items():
+                    key = f"promotion_{icon}_{number}"
+                    row_link(label, page=routes.EVALUATIONS, query=query, icon=icon, key=key)
 
 
 def _draw_safety(ctx: Context, checkpoint: CheckpointView) -> None:
@@ -291,7 +341,8 @@ def _draw_safety(ctx: Context, checkpoint: CheckpointView) -> None:
         st.caption(plain(f"{note}."))
     lines = [
         f"{score.benchmark}: {METRICS[score.metric].label} ({direction(score.metric)})"
-        f" {format_value(score.metric, score.value, score.low, score.high)}"
+        f" {format_value(score.metric, score.value, score.low, score.high)} of {plural(score.n, 'item')}"
+        + (f"; {score.missing:,} unclear" if score.missing else "")
         for score in card.scores
     ]
     lines += [one.sentence for one in card.unjudged]
@@ -336,10 +387,16 @@ def _draw_decision_form(
     alias: str,
     campaign_id: str | None,
     evidence: PromotionEvidence,
+    required: Sequence[FollowerRequirement],
     key: str,
 ) -> None:
+    refusals = [one for one in required if one.refuses]
+    _draw_refusals(checkpoint, alias, refusals)
+    told = {f"The gate “{one.gate}” {GATE_WORDS[one.verdict]}." for one in refusals if one.verdict}
     above = {verdict.sentence: verdict for verdict in evidence.verdicts}
     for text in evidence.against:
+        if text in told:
+            continue
         if (verdict := above.get(text)) is not None:  # stands above, in full
             effect = "speaks against" if verdict.outcome == "worse" else "does not decide"
             text = f"The verdict above, {checkpoint.name} against {verdict.opponent}, {effect} a promotion."
@@ -353,20 +410,11 @@ def _draw_decision_form(
     missing = {
         "correct the alias": is_wrong,
         "choose an alias": not alias and not is_wrong,
+        **{f"judge by {one.gate} first": one.verdict is None for one in required},
         "enter a reason": bool(evidence.against) and not reason.strip(),
     }
     with st.container(horizontal=True):
-        doubts = _doubts(checkpoint.name, evidence)
-        if doubts and not any(missing.values()):
-            label = "against the evidence" if evidence.speaks_against else "without evidence that decides"
-            with st.popover(f"Promote {label}", icon=":material/warning:", key="ask_promote"):
-                said = "; ".join(doubts)
-                st.markdown(plain(f"{checkpoint.name} is promoted to {alias} all the same, on record: {said}."))
-                more = f" and {plural(len(doubts) - 1, 'other doubt')}" if len(doubts) > 1 else ""
-                label = plain(f"Promote although {shorten(doubts[0], 80)}{more}")
-                yes = form_button(label, {}, key="promote_go", icon="arrow_upward")
-        else:
-            yes = form_button("Promote", missing, key="promote_go", icon="arrow_upward")
+        yes = not refusals and _draw_promote(checkpoint.name, alias, evidence, missing)
         # asked, since the keyboard leads from the reason past a button that is still disabled to this one
         with st.popover("Reject", icon=":material/block:", key="ask_reject", disabled=not alias):
             st.markdown(f"{plain(checkpoint.name)} is rejected for {plain(alias)}, on record with the reason.")
@@ -381,6 +429,21 @@ def _draw_decision_form(
             for name in ("alias", "name", "reason"):
                 st.session_state.pop(f"promotion_{name}_{key}", None)
             st.switch_page(PAGE, query_params=query)
+
+
+def _draw_promote(name: str, alias: str, evidence: PromotionEvidence, missing: Mapping[str, bool]) -> bool:
+    """Draw the button that promotes, which asks where the evidence does not support it; return whether it was
+    pressed.
+    """
+    doubts = _doubts(name, evidence)
+    if not doubts or any(missing.values()):
+        return form_button("Promote", missing, key="promote_go", icon="arrow_upward")
+    label = "against the evidence" if evidence.speaks_against else "without evidence that decides"
+    with st.popover(f"Promote {label}", icon=":material/warning:", key="ask_promote"):
+        st.markdown(plain(f"{name} is promoted to {alias} all the same, on record: {'; '.join(doubts)}."))
+        more = f" and {plural(len(doubts) - 1, 'other doubt')}" if len(doubts) > 1 else ""
+        label = plain(f"Promote although {shorten(doubts[0], 80)}{more}")
+        return form_button(label, {}, key="promote_go", icon="arrow_upward")
 
 
 def _doubts(name: str, evidence: PromotionEvidence) -> list[str]:
