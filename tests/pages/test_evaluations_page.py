@@ -600,6 +600,10 @@ def test_items_that_were_all_cut_are_a_red_warning_and_win_nothing(site: Context
     assert any(label.startswith(":red[:material/error:]") for label in labels)
     (column,) = read_board(site).columns
     assert "no prompt was read whole" in plain_words(open_page(PAGE, benchmark=column.key))
+    elm = next(one for one in list_evaluations(site) if one.checkpoint == "Elm")
+    app = open_page(PAGE, first=elm.id, second=cut.id)
+    assert "It can't be compared." in app.error[0].value.replace("\\", "")
+    assert not app.success
 
 
 def test_a_finished_evaluation_without_its_main_score_is_not_called_stopped(site: Context, scenario: Scenario) -> None:

@@ -20,7 +20,9 @@ from backend.services.evaluation.baselines import (
     compare_with_baseline,
     find_pair,
     unlike_benchmarks,
+    void_benchmarks,
 )
+from backend.services.evaluation.board import void_reason_of
 from backend.services.evaluation.comparisons import Comparison
 from backend.services.evaluation.comparisons import compare as compare_evaluations
 
@@ -40,7 +42,9 @@ def compare(
     ctx = get_context()
     if every:
         checkpoints = [resolve_checkpoint(ctx, name).id for name in (first, second)]
-        _emit_across(compare_across(ctx, *checkpoints), left_out=unlike_benchmarks(ctx, *checkpoints))
+        unlike = [f"{one}. Evaluate both with the same settings." for one in unlike_benchmarks(ctx, *checkpoints)]
+        left_out = [*unlike, *void_benchmarks(ctx, *checkpoints)]
+        _emit_across(compare_across(ctx, *checkpoints), left_out=left_out)
         return
     pairs = [find_pair(ctx, first, other, benchmark=benchmark) for other in (second, *(others or []))]
     if len(pairs) == 1:
@@ -54,9 +58,9 @@ def compare(
 
 def _emit_across(differences: list[BenchmarkDifference], *, left_out: list[str]) -> None:
     if not differences:
-        alike = f": left out {'; '.join(left_out)}" if left_out else ""
+        alike = "".join(f" Left out: {one}" for one in left_out)
         raise NotFound(
-            f"The two have no benchmark in common{alike}.",
+            f"The two have no benchmark in common.{alike}",
             remedy="Evaluate both on the same benchmark with the same settings.",
         )
     data = [
@@ -82,7 +86,7 @@ def _emit_across(differences: list[BenchmarkDifference], *, left_out: list[str])
             f"{one.column.label}, {one.metric}: {one.difference.value:+.4g}{shown} on {one.n} items{p_text}: {verdict}"
         )
     lines.append(f"p adjusted for {len(differences)} benchmarks by {CORRECTION}'s correction")
-    lines += [f"Left out: {one}. Evaluate both with the same settings." for one in left_out]
+    lines += [f"Left out: {one}" for one in left_out]
     emit({"correction": CORRECTION, "benchmarks": data, "left_out": left_out}, text="\n".join(lines))
 
 
@@ -113,10 +117,11 @@ def comparison_text(comparison: Comparison) -> str:
     items = f"{comparison.n} items" + (f" in {comparison.clusters} clusters" if comparison.clusters else "")
     differs = f"\nThey differ in {', '.join(comparison.differs)}." if comparison.differs else ""
     label = score_name(comparison.metric)
-    return (
-        f"{label}: {gap.value:+.4g}{shown} on {items}{p_text}:"
-        f" {f'{better} is better' if better else 'undecided'}{differs}"
-    )
+    verdict = f"{better} is better" if better else "undecided"
+    for side in (comparison.first, comparison.second):
+        if reason := void_reason_of(side):
+            verdict = f"no comparison, {side.checkpoint}: {reason}"
+    return f"{label}: {gap.value:+.4g}{shown} on {items}{p_text}: {verdict}{differs}"
 
 
 def _line(result: BaselineComparison) -> str:

@@ -15,7 +15,7 @@ from backend.errors import InvalidInput, NotFound
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.context import Context
 from backend.services.data.datasets import resolve_version
-from backend.services.evaluation.board import LIMIT, Column, read_columns
+from backend.services.evaluation.board import LIMIT, Column, read_columns, void_reason_of
 from backend.services.evaluation.comparisons import (
     Comparison,
     better_of,
@@ -114,14 +114,10 @@ def compare_across(ctx: Context, first_id: str, second_id: str) -> list[Benchmar
     """Compare the newest like evaluations of two subjects, checkpoints or endpoints, on every benchmark, by each one's
     main metric.
 
-    Benchmarks that can't be paired (other items, a metric of pairs) are left out. Reads packed values, no items.
+    Benchmarks that can't be paired (other items, a metric of pairs) are left out, and those of `void_benchmarks`. Reads
+    packed values, no items.
     """
-    evaluations = [one for one in list_evaluations(ctx, limit=LIMIT) if one.subject_id in (first_id, second_id)]
-    pairs = []
-    for column, members in read_columns(evaluations):
-        newest = [next((one for one in members if one.subject_id == side), None) for side in (first_id, second_id)]
-        if newest[0] is not None and newest[1] is not None and newest[0].id != newest[1].id:
-            pairs.append((column, newest[0], newest[1]))
+    pairs = [pair for pair in _newest_pairs(ctx, first_id, second_id) if not any(map(void_reason_of, pair[1:]))]
     values = read_item_values(ctx, [one.id for _, *both in pairs for one in both])
     compared = []
     for column, first, second in pairs:
@@ -143,6 +139,30 @@ def compare_across(ctx: Context, first_id: str, second_id: str) -> list[Benchmar
             )
         )
     return differences
+
+
+def _newest_pairs(ctx: Context, first_id: str, second_id: str) -> list[tuple[Column, EvaluationView, EvaluationView]]:
+    evaluations = [one for one in list_evaluations(ctx, limit=LIMIT) if one.subject_id in (first_id, second_id)]
+    pairs = []
+    for column, members in read_columns(evaluations):
+        first, second = (
+            next((one for one in members if one.subject_id == side), None) for side in (first_id, second_id)
+        )
+        if first is not None and second is not None and first.id != second.id:
+            pairs.append((column, first, second))
+    return pairs
+
+
+def void_benchmarks(ctx: Context, first_id: str, second_id: str) -> list[str]:
+    """Return the benchmarks on which a subject's newest result is no score, since its context cut every item: `gsm8k@1,
+    Oak: All 59 items were truncated to the context...`. Tested with the others, they would weaken every p value.
+    """
+    return [
+        f"{column.label}, {one.checkpoint}: {reason}"
+        for column, *both in _newest_pairs(ctx, first_id, second_id)
+        for one in both
+        if (reason := void_reason_of(one))
+    ]
 
 
 def unlike_benchmarks(ctx: Context, first_id: str, second_id: str) -> list[str]:

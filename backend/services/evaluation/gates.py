@@ -42,7 +42,7 @@ from backend.services.checkpoints.checkpoints import CheckpointView, get_checkpo
 from backend.services.context import Context, Person, require_builder
 from backend.services.data.datasets import resolve_version
 from backend.services.data.views import VersionView
-from backend.services.evaluation.board import cuts_of
+from backend.services.evaluation.board import cuts_of, void_reason_of
 from backend.services.evaluation.comparisons import column_key, refuse_unlike
 from backend.services.evaluation.endpoints import (
     EvaluatedEndpointView,
@@ -332,6 +332,11 @@ def _pair_up(ctx: Context, part: GateBenchmark, champion: Subject, subject: Subj
     first, second, _items = _choose_pair(ctx, *sides)
     metric = part.metric or first.main_metric
     silent = [text for side in (first, second) if (text := unjudged(ctx, side, metric))]
+    silent += [
+        f"{side.checkpoint} on {side.benchmark} (its context cut every item)"
+        for side in (first, second)
+        if void_reason_of(side)
+    ]
     if silent:
         return _Paired(version, sides[1], metric, missing=tuple(silent))
     return _Paired(version, sides[1], metric, (first, second))

@@ -18,7 +18,13 @@ from backend.domain.statistics.calibration import ProbabilityCalibration
 from backend.domain.statistics.estimates import Estimate, macro_average, micro_average
 from backend.domain.wording import format_usd, percent, plural, shorten
 from backend.services.context import Context, Person
-from backend.services.evaluation.baselines import CORRECTION, BenchmarkDifference, compare_across, unlike_benchmarks
+from backend.services.evaluation.baselines import (
+    CORRECTION,
+    BenchmarkDifference,
+    compare_across,
+    unlike_benchmarks,
+    void_benchmarks,
+)
 from backend.services.evaluation.board import void_reason_of
 from backend.services.evaluation.calibrations import MIN_ITEMS, read_calibration
 from backend.services.evaluation.checks import launch_check, read_check
@@ -269,23 +275,35 @@ def draw_paired_comparison(ctx: Context, first_id: str, second_id: str) -> None:
                 key=f"side_{side.id}",
                 help=side.checkpoint,
             )
+    _draw_better(comparison)
+    subjects = comparison.first.subject_id, comparison.second.subject_id
+    differences = compare_across(ctx, *subjects)
+    _draw_difference(comparison, noun=noun, adjusted=adjusted_text(comparison, differences))
+    unlike = [f"{one}. Evaluate both with the same settings." for one in unlike_benchmarks(ctx, *subjects)]
+    draw_across(comparison, differences, left_out=[*unlike, *void_benchmarks(ctx, *subjects)])
+    st.subheader(
+        "Largest differences" if comparison.first.kind is EvaluationKind.PERPLEXITY else "Items side by side",
+        anchor=False,
+    )
+    draw_pairs(ctx, comparison)
+
+
+def _draw_better(comparison: Comparison) -> None:
+    """Draw which side is better; of scores that are none of the benchmark, why neither is."""
+    sides = {"first": comparison.first, "second": comparison.second}
+    void = [f"{side.checkpoint}: {reason}" for side in sides.values() if (reason := void_reason_of(side))]
+    for one in void:
+        st.error(plain(f"{one} It can't be compared."), icon=":material/error:")
+    if void:
+        return
     if comparison.better is None:
         st.info(
             "Not significant: the difference may be chance. More items would narrow the interval.",
             icon=":material/balance:",
         )
     else:
-        winner = second if comparison.better == "second" else first
+        winner = sides[comparison.better].checkpoint
         st.success(plain(f"{winner} is significantly better."), icon=":material/check_circle:")
-    subjects = comparison.first.subject_id, comparison.second.subject_id
-    differences = compare_across(ctx, *subjects)
-    _draw_difference(comparison, noun=noun, adjusted=adjusted_text(comparison, differences))
-    draw_across(comparison, differences, unlike=unlike_benchmarks(ctx, *subjects))
-    st.subheader(
-        "Largest differences" if comparison.first.kind is EvaluationKind.PERPLEXITY else "Items side by side",
-        anchor=False,
-    )
-    draw_pairs(ctx, comparison)
 
 
 def _draw_difference(comparison: Comparison, *, noun: str, adjusted: str) -> None:
@@ -368,14 +386,14 @@ def adjusted_text(comparison: Comparison, differences: Sequence[BenchmarkDiffere
     return f"Adjusted for {plural(len(differences), 'benchmark')} ({CORRECTION}): {p_text(own.p_adjusted)}"
 
 
-def draw_across(comparison: Comparison, differences: Sequence[BenchmarkDifference], *, unlike: Sequence[str]) -> None:
+def draw_across(comparison: Comparison, differences: Sequence[BenchmarkDifference], *, left_out: Sequence[str]) -> None:
     """Draw the differences on every benchmark that both checkpoints have, unless there is a single one, and those left
-    out as `unlike`.
+    out, with the reason.
     """
     if len(differences) > 1:
         _draw_differences(comparison, differences)
-    for one in unlike:
-        st.caption(plain(f"Left out: {one}. Evaluate both with the same settings."))
+    for one in left_out:
+        st.caption(plain(f"Left out: {one}"))
 
 
 def _draw_differences(comparison: Comparison, differences: Sequence[BenchmarkDifference]) -> None:

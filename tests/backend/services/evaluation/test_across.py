@@ -9,11 +9,14 @@ import pytest
 from typer.testing import CliRunner
 
 from backend.bootstrap import get_context
+from backend.cli.evaluation.compare import comparison_text
 from backend.cli.main import app
+from backend.domain.evaluation.gate_config import GateConfig, GateVerdict
 from backend.domain.statistics.paired import holm
 from backend.services.context import Context
-from backend.services.evaluation.baselines import compare_across, unlike_benchmarks
+from backend.services.evaluation.baselines import compare_across, unlike_benchmarks, void_benchmarks
 from backend.services.evaluation.comparisons import compare
+from backend.services.evaluation.gates import judge_config
 from tests.support.evaluation_world import CHOICES
 from tests.support.scenario import Scenario
 from tests.support.settings import name_installation
@@ -64,6 +67,24 @@ def test_benchmarks_that_were_never_evaluated_alike_are_named_with_what_differs(
     assert unlike_benchmarks(ctx, *ids) == [
         "open@1, whose evaluations differ in whether text went through a chat template (no and yes)"
     ]
+
+
+def test_a_benchmark_whose_every_item_was_cut_is_no_test_among_the_others(
+    ctx: Context, scenario: Scenario, ids: tuple[str, str]
+) -> None:
+    """Holm counted it, so that a result without a score made a significant one undecided."""
+    before = [one.p_adjusted for one in compare_across(ctx, *ids)]
+    scenario.benchmark("long", CHOICES)
+    cut = {"items": 30, "truncated_items": 30}
+    pair = [scenario.evaluation(name, "long", [1.0, 0.0] * 15, facts=cut).id for name in ("Oak", "Elm")]
+    assert [one.p_adjusted for one in compare_across(ctx, *ids)] == before
+    left_out = void_benchmarks(ctx, *ids)
+    assert [one.partition(": All 30 items were truncated")[0] for one in left_out] == ["long@1, Oak", "long@1, Elm"]
+    assert "no comparison, Elm: All 30 items were truncated" in comparison_text(compare(ctx, *pair))
+    gate = GateConfig.model_validate({"champion": "Oak", "benchmarks": [{"benchmark": "long"}], "margin": 0.5})
+    outcome = judge_config(ctx, candidate="Elm", config=gate)
+    assert outcome.verdict is GateVerdict.INCONCLUSIVE, "equal chances are no evidence"
+    assert "Elm on long@1 (its context cut every item) is not evaluated" in outcome.reason
 
 
 def test_the_command_says_how_p_was_adjusted(
