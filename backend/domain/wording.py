@@ -87,16 +87,13 @@ def format_number(number: float, *, digits: int = 6) -> str:
 
 
 def about(number: int) -> str:
-    """Format an estimated count in two figures, rounded up: `7`, `130`, `2,400`; above a hundred thousand `over
-    100,000`.
+    """Format an estimated count in two figures, rounded up: `7`, `130`, `2,400`, `1.2 million`.
 
-    >>> about(2311)
-    '2,400'
+    >>> about(197_689)
+    '200,000'
     """
-    if number > 100_000:
-        return "over 100,000"
     step = 10 ** max(0, len(str(number)) - 2)
-    return f"{math.ceil(number / step) * step:,}"
+    return format_count(math.ceil(number / step) * step)
 
 
 def format_usd(usd: float, *, is_price: bool = False) -> str:

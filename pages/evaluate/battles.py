@@ -232,7 +232,7 @@ def draw_campaign(ctx: Context, person: Person, campaign_id: str) -> None:
         draw_graded_campaign(ctx, person, campaign)
         return
     board = standings(ctx, campaign.id)
-    draw_headline(board)
+    draw_headline(board, is_closed=not campaign.is_open)
     names = ["Raters", "Contestants"]
     if campaign.num_votes:
         names = ["Board", "Rating", "Answers", "Raters", "Contestants", "Train"]

@@ -31,16 +31,18 @@ class Headline:
     tone: Tone
 
 
-def board_headline(verdicts: Sequence[PairVerdict], table: RatingTable | None) -> Headline | None:
+def board_headline(
+    verdicts: Sequence[PairVerdict], table: RatingTable | None, *, is_closed: bool = False
+) -> Headline | None:
     """Return the headline of the first two contestants of a board; None without votes, of which answers that are
-    identical are none. `verdicts` list that pair first.
+    identical are none. `verdicts` list that pair first. Of a closed campaign no more votes are promised.
     """
     if table is None or not verdicts:
         return None
     leading = verdicts[0]
     if len(verdicts) == leading.num_pairs and not any(one.num_cast for one in verdicts):
         return None
-    headline = pair_headline(leading, table)
+    headline = pair_headline(leading, table, is_closed=is_closed)
     if not leading.num_cast:
         headline = Headline(_unmet(leading, table), headline.notes, "open")
     beaten = [one for one in verdicts if one.first == leading.first and one.outcome == "better"]
@@ -57,14 +59,15 @@ def board_headline(verdicts: Sequence[PairVerdict], table: RatingTable | None) -
     return headline
 
 
-def pair_headline(verdict: PairVerdict, table: RatingTable) -> Headline:
-    """Return the headline of a pair on a board."""
+def pair_headline(verdict: PairVerdict, table: RatingTable, *, is_closed: bool = False) -> Headline:
+    """Return the headline of a pair on a board; of a closed campaign it names no votes to come."""
     is_probable = _is_probable(verdict, table)
     tone: Tone = "decided" if verdict.outcome != "undecided" else "open"
     if tone == "open" and (verdict.for_these_raters != "undecided" or is_probable):
         tone = "leaning"
     notes = [scope_note(verdict), identical_note(verdict), rank_note(verdict, table)]
-    sentence = _sentence(verdict, is_probable=is_probable, gap_elo=_rating_gap(verdict, table))
+    missing = ", and the campaign is closed" if is_closed else f": {_missing(verdict, _rating_gap(verdict, table))}"
+    sentence = _sentence(verdict, is_probable=is_probable, missing=missing)
     return Headline(sentence, tuple(filter(None, notes)), tone)
 
 
@@ -130,7 +133,7 @@ def _rating_gap(verdict: PairVerdict, table: RatingTable) -> int | None:
     return abs(table.shown_gap(verdict.first, verdict.second))
 
 
-def _sentence(verdict: PairVerdict, *, is_probable: bool, gap_elo: int | None = None) -> str:
+def _sentence(verdict: PairVerdict, *, is_probable: bool, missing: str) -> str:
     if not verdict.num_cast:
         equal = " All answers were identical." if verdict.identical else ""
         return f"No vote compares {verdict.first} with {verdict.second} yet.{equal}"
@@ -140,7 +143,7 @@ def _sentence(verdict: PairVerdict, *, is_probable: bool, gap_elo: int | None = 
     if verdict.outcome != "undecided":
         return f"{leader} is better than {other}, {earned}. Enough to promote."
     if round(100 * share) == 50:
-        return f"{leader} and {other} are even after {votes}. Not enough to promote: {_missing(verdict, gap_elo)}."
+        return f"{leader} and {other} are even after {votes}. Not enough to promote{missing}."
     if is_probable:
         lead = f"{leader} is probably better than {other}, {earned}"
     elif verdict.for_these_raters != "undecided":
@@ -152,13 +155,13 @@ def _sentence(verdict: PairVerdict, *, is_probable: bool, gap_elo: int | None = 
         lead = f"{who} {leader} to {other}, {earned}; others may not"
     else:
         lead = f"{leader} is ahead of {other} with {earned}, which may be chance"
-    return f"{lead}. Not enough to promote: {_missing(verdict, gap_elo)}."
+    return f"{lead}. Not enough to promote{missing}."
 
 
 def _unmet(verdict: PairVerdict, table: RatingTable) -> str:
     """Say who leads where the first two never met."""
     if verdict.second not in table.contestants:
-        return _sentence(verdict, is_probable=False)
+        return _sentence(verdict, is_probable=False, missing="")
     is_apart = table.rating(verdict.first).rank_high < table.rating(verdict.second).rank_low
     lead = "ahead of" if is_apart else "not clearly ahead of"
     leads = f"{verdict.first} leads the ratings of {len(table.contestants):,} contestants, {lead} {verdict.second}"
@@ -171,10 +174,14 @@ def _missing(verdict: PairVerdict, gap_elo: int | None) -> str:
     """
     observed = verdict.needed_at_gap
     needed = observed if observed is not None and observed.gap_elo >= verdict.smallest_gap_elo else verdict.needed
-    cautious = ", a cautious reading of these votes" if needed is observed else ""
-    if cautious and gap_elo is not None and gap_elo != round(needed.gap_elo):
-        cautious += f" (the board's ratings are {gap_elo} apart)"
-    at = f"for a gap of {needed.gap_elo:.0f} rating points{cautious}"
+    reading = ""
+    if needed is observed:
+        is_wider = gap_elo is not None and gap_elo < round(needed.gap_elo)
+        reading = ", as the votes on this pair suggest" if is_wider else ", a cautious reading of these votes"
+        if gap_elo is not None and gap_elo != round(needed.gap_elo):
+            more = ", and a smaller gap needs more" if is_wider else ""
+            reading += f" (the board's ratings are {gap_elo} apart{more})"
+    at = f"for a gap of {needed.gap_elo:.0f} rating points{reading}"
     if needed.votes > MANY_VOTES:
         return f"over {MANY_VOTES:,} more votes {at}, so treat them as equal"
     if not (needed.votes or needed.raters):

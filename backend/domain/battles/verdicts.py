@@ -601,7 +601,9 @@ def _plan(verdict: PairVerdict) -> str:
         )
     crowded = verdict.needs_prompts and verdict.num_cast > verdict.num_cast_prompts
     differing = f" {_differing(verdict)}" if needed.votes > 2 * needed.prompts and verdict.raters > 1 else ""
-    return f"{plan}.{differing}{' More raters on the same prompts would not: add prompts.' if crowded else ''}"
+    return (
+        f"{plan}.{differing}{' More raters on the same prompts would not settle it: add prompts.' if crowded else ''}"
+    )
 
 
 def _differing(verdict: PairVerdict) -> str:
@@ -609,7 +611,7 @@ def _differing(verdict: PairVerdict) -> str:
     unsure = f", as far as {plural(verdict.raters, 'rater')} can tell" if verdict.raters < FEW_RATERS else ""
     if verdict.leaning > 2 * PLANNED_LEANING:
         return f"So many raters because they differ in what they prefer{unsure}: votes of the same raters say less."
-    return "So many votes for their number of raters: fewer votes of each would do, too."
+    return "New raters can cast fewer votes each than those so far: it is their number that counts."
 
 
 def _level(level: float) -> str:

@@ -37,6 +37,7 @@ from backend.domain.evaluation.tasks.metric_names import is_averaged
 from backend.domain.jobs.states import Status
 from backend.domain.names import clean_name
 from backend.domain.serving.upstream import UPSTREAM
+from backend.domain.wording import about
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.checkpoints.checkpoints import CheckpointView, get_checkpoint, resolve_checkpoint
 from backend.services.context import Context, Person, require_builder
@@ -108,7 +109,7 @@ class GateOutcome:
                     if result.items_to_settle > available
                     else ""
                 )
-                text += f"; at this difference about {result.items_to_settle:,} items would settle it{short}"
+                text += f"; at this difference about {about(result.items_to_settle)} items would settle it{short}"
             parts.append("; ".join([text, *(f"on {result.benchmark} {one}" for one in cut)]))
         return "; ".join(parts) or "the candidate is the champion"
 

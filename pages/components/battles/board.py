@@ -57,7 +57,7 @@ def draw_board(ctx: Context, person: Person, campaign: CampaignView, default: St
     _draw_exclusions(default, with_excluded=with_excluded)
     _draw_ratings(board, board.table)
     st.subheader("Verdicts", anchor=False)
-    draw_verdicts(board)
+    draw_verdicts(board, is_closed=not campaign.is_open)
     _draw_ways_on(ctx, person, campaign, board)
     draw_bias(board)
     with st.expander("Difference between neighbours", icon=":material/compare_arrows:", key="differences"):

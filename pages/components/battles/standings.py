@@ -23,9 +23,9 @@ MANY_VOTES = 100_000
 """Votes whose rating time no one asks for."""
 
 
-def draw_headline(standings: Standings) -> None:
+def draw_headline(standings: Standings, *, is_closed: bool) -> None:
     """Draw who leads, whether it is enough, and what is missing, for a reader without statistics."""
-    headline = board_headline(standings.verdicts, standings.table)
+    headline = board_headline(standings.verdicts, standings.table, is_closed=is_closed)
     if headline is None:
         return
     with st.container(border=True):
@@ -34,11 +34,11 @@ def draw_headline(standings: Standings) -> None:
         st.caption(plain(" ".join(headline.notes)))
 
 
-def draw_verdicts(standings: Standings) -> None:
+def draw_verdicts(standings: Standings, *, is_closed: bool) -> None:
     """Draw the verdict on each pair: decided ones first, then neighbours on the leaderboard."""
     verdicts = sorted(standings.verdicts, key=lambda verdict: verdict.outcome == "undecided")
     for verdict in verdicts[:MAX_VERDICTS]:
-        _draw_verdict(verdict, standings)
+        _draw_verdict(verdict, standings, is_closed=is_closed)
     rest = verdicts[MAX_VERDICTS:]
     if rest:
         with st.expander(plural(len(rest), "more pair"), key="more_verdicts", on_change="rerun") as more:
@@ -113,10 +113,10 @@ def _verdict_line(verdict: PairVerdict) -> dict[str, object]:
     }
 
 
-def _draw_verdict(verdict: PairVerdict, standings: Standings) -> None:
+def _draw_verdict(verdict: PairVerdict, standings: Standings, *, is_closed: bool) -> None:
     if standings.table is None:
         return
-    headline = pair_headline(verdict, standings.table)
+    headline = pair_headline(verdict, standings.table, is_closed=is_closed)
     word, color, icon = TONES[headline.tone]
     with st.container(border=True):
         badge = f":{color}-badge[:material/{icon}: {word}]"

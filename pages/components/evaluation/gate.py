@@ -12,7 +12,7 @@ from backend.domain.evaluation.gate_config import GateConfig, GateReport, GateVe
 from backend.domain.evaluation.gates import describe_procedure
 from backend.domain.evaluation.score_text import interval_text, score_label, score_text
 from backend.domain.validation import read_values
-from backend.domain.wording import percent, plural
+from backend.domain.wording import about, percent, plural
 from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import Context, Person
 from backend.services.evaluation.board import Column, read_board
@@ -284,7 +284,7 @@ def _report_row(part: ReportedBenchmark) -> dict[str, object]:
     settle = (
         "–"
         if needed is None
-        else f"about {needed:,}" + (f" (the benchmark has {part.items:,})" if needed > part.items else "")
+        else f"about {about(needed)}" + (f" (the benchmark has {part.items:,})" if needed > part.items else "")
     )
     level = f" at {percent(part.level, digits=1)}" if part.level else ""
     interval = interval_text(metric, part.low, part.high, signed=True)

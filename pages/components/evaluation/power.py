@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from backend.domain.statistics.power import PowerPlan
-from backend.domain.wording import percent, plural
+from backend.domain.wording import about, percent, plural
 from backend.services.evaluation.evaluations import EvaluationView
 from backend.services.evaluation.gates import GatePlan
 from pages.components.words import when
@@ -38,7 +38,7 @@ def format_power(plan: PowerPlan) -> str:
     if plan.design_effect > DESIGN_EFFECT_SHOWN:
         words += f" Items of one passage count together: design effect {plan.design_effect:.1f}."
     needs = "; ".join(
-        f"{plural(round(100 * difference), 'point')}: {items:,}"
+        f"{plural(round(100 * difference), 'point')}: {about(items)}"
         for difference, items in plan.items_for
         if items > plan.n
     )
@@ -64,7 +64,7 @@ def format_gate_power(plan: GatePlan, *, test: str) -> str:
     )
     needs = ""
     if power.items is not None and power.items > power.n:
-        needs = f" With {power.items:,} items, {candidate} would pass in 80 % of cases."
+        needs = f" With about {about(power.items)} items, {candidate} would pass in 80 % of cases."
     return f"{head} {'; '.join(parts)}. Checkpoints differ on {percent(plan.discordance)} of items ({source}).{needs}"
 
 

@@ -48,11 +48,30 @@ def test_a_probable_lead_says_what_is_missing_at_the_observed_gap() -> None:
     )
 
 
+def test_a_closed_campaign_promises_no_more_votes() -> None:
+    """Nobody can vote in an imported one: "about 1,200 more votes by 12 new raters"."""
+    verdict, table = judged(votes(0.7, num=40, raters=8))
+    sentence = pair_headline(verdict, table, is_closed=True).sentence
+    assert sentence.endswith("70 % of 40 votes. Not enough to promote, and the campaign is closed.")
+
+
+def test_a_gap_that_is_wider_than_the_boards_is_not_called_cautious() -> None:
+    """207 points with 112 on the board need fewer votes, not more."""
+    verdict, table = judged(votes(0.7, num=40, raters=8))
+    first, second = table.ratings
+    table = replace(table, ratings=(replace(first, rating=1030.0), replace(second, rating=969.0)))
+    sentence = pair_headline(verdict, table).sentence
+    assert (
+        "as the votes on this pair suggest (the board's ratings are 61 apart, and a smaller gap needs more)" in sentence
+    )
+    assert "cautious" not in sentence
+
+
 def test_the_distance_of_ratings_is_that_of_the_ratings_beside_it() -> None:
     verdict, table = judged(votes(0.7, num=40, raters=8))
     first, second = table.ratings
     table = replace(table, ratings=(replace(first, rating=1030.6), replace(second, rating=969.4)))
-    assert "(the board's ratings are 62 apart)" in pair_headline(verdict, table).sentence, "1031 and 969 stand beside"
+    assert "(the board's ratings are 62 apart, " in pair_headline(verdict, table).sentence, "1031 and 969 stand beside"
 
 
 def test_a_decided_lead_is_enough_and_names_whom_it_speaks_for() -> None:
@@ -96,7 +115,7 @@ def test_no_sentence_has_a_power_of_ten_or_a_number_above_the_votes(share: float
     headline = pair_headline(verdict, table)
     for text in (headline.sentence, verdict.sentence, *headline.notes):
         assert not re.search(r"\de[+-]?\d", text)
-        assert all(float(number.replace(",", "")) <= 100_000 for number in re.findall(r"\d[\d,]*", text))
+        assert all(float(number.replace(",", "")) < 1_000_000 for number in re.findall(r"\d[\d,]*", text))
 
 
 def test_a_leader_of_several_counts_the_decided_pairs() -> None:
@@ -135,7 +154,8 @@ def test_the_headline_of_many_contestants_says_whose_prompts_it_counts() -> None
 
 
 @pytest.mark.parametrize(
-    ("number", "words"), [(7, "7"), (99, "99"), (101, "110"), (2311, "2,400"), (4_000_000, "over 100,000")]
+    ("number", "words"),
+    [(7, "7"), (99, "99"), (101, "110"), (2311, "2,400"), (197_689, "200,000"), (4_000_001, "4.1 million")],
 )
 def test_estimated_counts_have_two_figures(number: int, words: str) -> None:
     assert about(number) == words

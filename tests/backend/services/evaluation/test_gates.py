@@ -17,6 +17,7 @@ from backend.cli.evaluation.gate import read_benchmark
 from backend.db.tables import Gate
 from backend.domain.evaluation.gate_config import GateBenchmark, GateConfig, GateVerdict
 from backend.domain.evaluation.tasks.reading import read_task
+from backend.domain.wording import about
 from backend.errors import Conflict, NotAllowed, NotFound
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.context import LOCAL, Context, Person
@@ -91,7 +92,7 @@ def test_too_few_items_are_inconclusive_with_the_number_that_settles_it(ctx: Con
     assert (outcome.verdict, result.n) == (GateVerdict.INCONCLUSIVE, 20)
     assert result.items_to_settle is not None
     assert result.items_to_settle > 20
-    assert f"at this difference about {result.items_to_settle:,} items would settle it" in outcome.reason
+    assert f"at this difference about {about(result.items_to_settle)} items would settle it" in outcome.reason
 
 
 def test_unlike_settings_are_refused_with_what_differs(ctx: Context, scenario: Scenario) -> None:

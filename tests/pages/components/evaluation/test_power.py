@@ -17,8 +17,8 @@ def test_plan_names_its_assumption_and_the_items_that_smaller_differences_need()
     assert (
         format_power(plan_power(500))
         == "Detects a difference of 7.0 points with 80 % power; checkpoints are assumed to differ on 30 % of items, as"
-        " no two evaluations here share enough of its items yet. Items needed for 1 point: 23,740; 2 points: 5,980; 5"
-        " points: 975."
+        " no two evaluations here share enough of its items yet. Items needed for 1 point: 24,000; 2 points: 6,000; 5"
+        " points: 980."
     )
 
 
