@@ -42,7 +42,7 @@ from backend.services.evaluation.evaluations import (
     plan_evaluation,
 )
 from backend.services.evaluation.exchange import ExportFormat, board_html, export_evaluation, import_results, scores_csv
-from backend.services.evaluation.forecasts import describe_cap
+from backend.services.evaluation.forecasts import describe_cap, describe_cuts
 from backend.services.evaluation.suites import suite_of_group, tasks_of
 from backend.services.evaluation.task_fit import resolve_benchmark
 from backend.services.evaluation.tasks import find_task, suggest_task
@@ -184,8 +184,11 @@ def run(
         suggested = suggest_task(ctx, resolve_benchmark(ctx, benchmark, task=None))
         if suggested is not None:
             note(f"Scored by its rows' kind. A suite or the page would use its task: --task {suggested.name}")
-    if checkpoint is not None and (cap := describe_cap(ctx, resolve_checkpoint(ctx, checkpoint), plan, config)):
-        note(cap)
+    if checkpoint is not None:
+        subject, version = resolve_checkpoint(ctx, checkpoint), resolve_benchmark(ctx, benchmark, task=definition)
+        cut, cap = describe_cuts(ctx, subject, version, plan, config), describe_cap(ctx, subject, plan, config)
+        for words in filter(None, (cut, cap)):
+            note(words)
     evaluation = launch_evaluation(
         ctx, checkpoint=checkpoint, endpoint=endpoint, benchmark=benchmark, config=config, person=LOCAL, again=again
     )

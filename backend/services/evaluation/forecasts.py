@@ -18,10 +18,12 @@ from backend.domain.evaluation.cost import (
     estimate_evaluation_memory,
     estimate_time,
     is_capped,
+    longest_answer,
 )
 from backend.domain.evaluation.endpoints import check_request
 from backend.domain.jobs.states import Status
 from backend.domain.openai_servers import price_tokens
+from backend.errors import RoundhouseError
 from backend.services.checkpoints.checkpoints import CheckpointView
 from backend.services.checkpoints.networks import read_network_shape
 from backend.services.context import Context
@@ -29,6 +31,7 @@ from backend.services.data.datasets import resolve_version
 from backend.services.data.views import VersionView
 from backend.services.evaluation.endpoints import EvaluatedEndpointView
 from backend.services.evaluation.evaluations import Plan, plan_evaluation
+from backend.services.evaluation.prompt_lengths import prompt_lengths
 
 MAX_EARLIER = 500
 
@@ -41,8 +44,8 @@ Subject = CheckpointView | EvaluatedEndpointView
 class EvaluationForecast:
     """One checkpoint or endpoint on one benchmark: its plan, and its time if something like it has run.
 
-    `cap` says that the context cuts long answers, where it may. Of an endpoint, `tokens` are those of prompts and
-    answers that it will count, and `price` theirs, where an earlier evaluation tells.
+    `cut` says that the context cuts prompts, `cap` that it cuts long answers, where it may. Of an endpoint, `tokens`
+    are those of prompts and answers that it will count, and `price` theirs, where an earlier evaluation tells.
     """
 
     subject: Subject
@@ -50,6 +53,7 @@ class EvaluationForecast:
     plan: Plan
     time: TimeEstimate | None
     memory: MemoryRange
+    cut: str = ""
     cap: str = ""
     tokens: tuple[float, float] | None = None
     price: float | None = None
@@ -109,8 +113,8 @@ def _forecast_checkpoint(
     parameters, vocab = checkpoint.parameters or 0, checkpoint.facts.vocab_size
     job = Timing(checkpoint.id, version.id, plan.kind.value, plan.items, config.shots, parameters)
     memory = estimate_evaluation_memory(parameters=parameters, vocab_size=vocab if isinstance(vocab, int) else None)
-    cap = describe_cap(ctx, checkpoint, plan, config)
-    return EvaluationForecast(checkpoint, version.label, plan, estimate_time(job, earlier), memory, cap)
+    cut, cap = describe_cuts(ctx, checkpoint, version, plan, config), describe_cap(ctx, checkpoint, plan, config)
+    return EvaluationForecast(checkpoint, version.label, plan, estimate_time(job, earlier), memory, cut, cap)
 
 
 def _forecast_endpoint(
@@ -136,17 +140,54 @@ def _forecast_endpoint(
 
 def describe_cap(ctx: Context, checkpoint: CheckpointView, plan: Plan, config: EvaluationConfig) -> str:
     """Return what to know before the launch of answers that may not fit beside their prompts; empty where they do."""
-    if plan.kind is not EvaluationKind.GENERATION or checkpoint.folder is None:
-        return ""
-    shape = read_network_shape(ctx, checkpoint.folder)
+    context = _context_of(ctx, checkpoint) if plan.kind is EvaluationKind.GENERATION else None
     longest = config.task.max_tokens if config.task else config.max_tokens
-    context = checkpoint.facts.context or (shape.context if shape else None)
-    if not isinstance(context, int) or not is_capped(longest, context=context):
+    if context is None or not is_capped(longest, context=context):
         return ""
     return (
         f"Answers of {longest} tokens do not fit beside a prompt in the context of {context} of “{checkpoint.name}”: "
         "each ends where the context does, and those that were cut are counted."
     )
+
+
+def describe_cuts(
+    ctx: Context, checkpoint: CheckpointView, version: VersionView, plan: Plan, config: EvaluationConfig
+) -> str:
+    """Return what to know before the launch of prompts that the context cuts, by a sample; empty where it cuts none, or
+    where tokenizer or rows can't be read.
+
+    The text of the prompts is counted, without a chat template or a begin token: no fewer are cut.
+    """
+    context = _context_of(ctx, checkpoint) if plan.kind is not EvaluationKind.PERPLEXITY else None
+    if context is None:
+        return ""
+    try:
+        lengths = prompt_lengths(ctx, checkpoint, version, plan, config)
+    except RoundhouseError:  # the launch says what is wrong with them
+        return ""
+    longest = config.task.max_tokens if config.task else config.max_tokens
+    is_generated = plan.kind is EvaluationKind.GENERATION
+    answers = [longest_answer(longest, prompt=one, context=context) if is_generated else 0 for one in lengths]
+    num_cut = sum(prompt + answer > context for prompt, answer in zip(lengths, answers, strict=True))
+    if not num_cut:
+        return ""
+    head = f"prompts of {version.label} do not fit the context of {context:,} tokens of “{checkpoint.name}”"
+    if num_cut < len(lengths):
+        return f"Some {head}: {num_cut:,} of a sample of {len(lengths):,} lose their beginning."
+    return (
+        f"The {head}: each of a sample of {len(lengths):,} loses its beginning, and then there is no score of the"
+        " benchmark. Use a checkpoint with a longer context, fewer examples, or another benchmark."
+    )
+
+
+def _context_of(ctx: Context, checkpoint: CheckpointView) -> int | None:
+    if checkpoint.folder is None:
+        return None
+    context = checkpoint.facts.context
+    if not context:
+        shape = read_network_shape(ctx, checkpoint.folder)
+        context = shape.context if shape else None
+    return context if isinstance(context, int) else None
 
 
 def _earlier(ctx: Context) -> list[Timing]:

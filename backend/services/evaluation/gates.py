@@ -265,7 +265,8 @@ def _judge(ctx: Context, candidate: str, config: GateConfig, *, is_recorded: boo
         return GateOutcome(
             subject.name, champion.name, GateDecision(GateVerdict.PASS, (), None, describe_procedure(config))
         )
-    evidence, pairs, available, missing, cuts, tasks = [], [], [], [], [], []
+    evidence, pairs, available, cuts, tasks = [], [], [], [], []
+    missing: list[str] = []
     for part in config.benchmarks:
         paired = _pair_up(ctx, part, champion, subject)
         missing += paired.missing

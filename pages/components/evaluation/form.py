@@ -191,6 +191,7 @@ def _draw_way() -> EvaluationKind:
 
 
 FEW_SECONDS = 10
+SHOWN_CUTS = 3
 METRIC_WIDTH = 290
 """Pixels: "about 1 h 33 min" fits, and two stand beside each other only where there is room."""
 SPLIT_ROWS = {"all": "", "train": " of the training split", "val": " of the validation split"}
@@ -253,6 +254,13 @@ def _draw_forecast(forecast: TotalForecast, configs: Mapping[str, EvaluationConf
                     " endpoint."
                 )
             )
+    cuts = [one.cut for one in forecast.evaluations if one.cut]
+    if len(cuts) <= SHOWN_CUTS:
+        for words in cuts:
+            st.warning(plain(words), icon=":material/content_cut:")
+    else:
+        words = f"In {plural(len(cuts), 'evaluation')} prompts do not fit the context. See each evaluation below."
+        st.warning(words, icon=":material/content_cut:")
     caps = list(dict.fromkeys(one.cap for one in forecast.evaluations if one.cap))
     if len(caps) == 1:
         st.caption(plain(caps[0]))
@@ -291,6 +299,7 @@ def _draw_forecast(forecast: TotalForecast, configs: Mapping[str, EvaluationConf
                     "Range": format_estimated_time(one.time),
                     "Taken from": one.time.basis if one.time else "",
                     "Memory": format_bytes(one.memory.bytes),
+                    "Prompts": one.cut,
                     "Answers": "cut by the context" if one.cap else "",
                 }
                 for one in forecast.evaluations
