@@ -15,6 +15,7 @@ from backend.domain.evaluation.judges import Figure, JudgeConfig, JudgeItem, Jud
 from backend.domain.evaluation.safety.harm import RUBRICS
 from backend.domain.json_values import FieldValues
 from backend.errors import InvalidInput
+from backend.services.battles.views import resolve_campaign
 from backend.services.context import LOCAL, Context
 from backend.services.evaluation.judgements import (
     Judge,
@@ -45,7 +46,7 @@ def judge(
     against: Annotated[
         str | None, typer.Option(help="Pairs with the answers of this evaluation on the same items.")
     ] = None,
-    campaign: Annotated[str | None, typer.Option(help="Compare the voted pairs of a campaign.")] = None,
+    campaign: Annotated[str | None, typer.Option(help="Campaign (name or id), whose voted pairs are compared.")] = None,
     rubric: Annotated[
         Literal["quality", "harm", "refusal"], typer.Option(help="Criteria and labels; those given replace them.")
     ] = "quality",
@@ -55,6 +56,7 @@ def judge(
 ) -> None:
     """Judge answers by a model: scores or a win rate with biases, canaries, cost and agreement with people's votes."""
     ctx = get_context()
+    campaign = resolve_campaign(ctx, campaign).id if campaign is not None else None
     items = _read_items(ctx, file, campaign, evaluation, against)
     preset = RUBRICS[rubric]
     config = JudgeConfig(

@@ -127,7 +127,7 @@ class Plan:
     """Preview of an evaluation. `power`: what comparing two checkpoints on these items can detect; None for texts."""
 
     kind: EvaluationKind
-    split: str
+    split: Split
     items: int
     power: PowerPlan | None
 

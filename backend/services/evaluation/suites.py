@@ -58,11 +58,14 @@ class SuiteView:
 
 @dataclass(frozen=True)
 class MemberResult:
-    """A member of a suite on a checkpoint: its evaluation, or why it could not be launched."""
+    """A member of a suite on a checkpoint: its evaluation, or why it could not be launched. `is_averaged` is false of
+    one that was refused and would have been left out of the averages.
+    """
 
     member: SuiteMember
     evaluation: EvaluationView | None
     error: str
+    is_averaged: bool = True
 
 
 @dataclass(frozen=True)
@@ -314,12 +317,15 @@ def _results(ctx: Context, rows: Sequence[SuiteResult]) -> list[SuiteResultView]
             )
         }
     return [
-        _result(row, checkpoints.get(row.checkpoint_id or ""), endpoints.get(row.endpoint_id or ""), evaluations, jobs)
+        _result(
+            ctx, row, checkpoints.get(row.checkpoint_id or ""), endpoints.get(row.endpoint_id or ""), evaluations, jobs
+        )
         for row in rows
     ]
 
 
 def _result(
+    ctx: Context,
     row: SuiteResult,
     checkpoint: Checkpoint | None,
     endpoint: EvaluatedEndpointView | None,
@@ -329,7 +335,12 @@ def _result(
     config = row.config
     stored = row.members or [MemberOutcome() for _ in config.members]
     members = tuple(
-        MemberResult(member, evaluations.get(one.evaluation or ""), one.error or "")
+        MemberResult(
+            member,
+            evaluations.get(one.evaluation or ""),
+            one.error or "",
+            is_averaged=not one.error or _would_be_averaged(ctx, member),
+        )
         for member, one in zip(config.members, stored, strict=True)
     )
     done = [
@@ -357,6 +368,14 @@ def _result(
     )
 
 
+def _would_be_averaged(ctx: Context, member: SuiteMember) -> bool:
+    try:
+        kind = plan_evaluation(ctx, benchmark=member.benchmark, config=member.config).kind
+    except RoundhouseError:  # its dataset is gone
+        return True
+    return is_averaged(member.config.main_metric(kind))
+
+
 def average(members: Sequence[MemberResult]) -> tuple[Estimate | None, Estimate | None, tuple[str, ...]]:
     """Return macro and micro average of the members' main scores, and members whose scores have none with others."""
     scores = [
@@ -368,7 +387,7 @@ def average(members: Sequence[MemberResult]) -> tuple[Estimate | None, Estimate 
     left_out = tuple(
         f"{name} ({metric_label(score.metric)})" for name, score in scores if not is_averaged(score.metric)
     )
-    if not averaged or len(scores) < len(members):
+    if not averaged or len(scores) < sum(one.is_averaged for one in members):
         return None, None, left_out
     estimates = [Estimate(s.value, s.stderr, s.low, s.high, s.n, s.method) for s in averaged]
     return macro_average(estimates), micro_average(estimates), left_out

@@ -338,6 +338,26 @@ def test_a_suite_runs_on_an_endpoint_and_names_what_the_api_can_t_give(
         run_suite(ctx, "core", endpoint="Fer", person=LOCAL)
 
 
+def test_an_endpoint_has_the_averages_of_a_suite_whose_text_it_can_t_score(
+    ctx: Context, scenario: Scenario, api: FakeApi
+) -> None:
+    """Bits per byte are left out of averages anyway, and without them the endpoint never had one."""
+    scenario.checkpoint("Oak")
+    scenario.benchmark("questions")
+    scenario.benchmark("stories")
+    register(ctx, api)
+    create_suite(ctx, read_suite("{name: core, members: [questions, stories]}"), person=LOCAL)
+    result = run_suite(ctx, "core", endpoint="Far", person=LOCAL)
+    answered, refused = result.members
+    assert answered.evaluation is not None
+    assert refused.error
+    assert result.macro is None
+    scored(ctx, answered.evaluation, [1.0, 0.0])
+    (done,) = list_suite_results(ctx)
+    assert done.macro is not None
+    assert done.macro.value == 0.5
+
+
 def test_a_gate_judges_an_endpoint_against_a_checkpoint_and_an_api_and_counts_its_looks(
     ctx: Context, api: FakeApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:

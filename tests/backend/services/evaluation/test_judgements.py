@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from backend.bootstrap import get_context
+from backend.cli.main import app
 from backend.domain.battles.vote_files.previews import read_storable_votes
 from backend.domain.evaluation.endpoints import EndpointConfig
 from backend.domain.evaluation.judges import JudgeConfig, JudgeItem
@@ -41,6 +45,7 @@ from tests.support.evaluation_world import claim_of, finish, item
 from tests.support.jobs import take_job
 from tests.support.judge_world import finish_judgement
 from tests.support.scenario import Scenario
+from tests.support.settings import name_installation
 
 PAIRWISE = JudgeConfig(mode="pairwise", canaries=0)
 REMOTE = Judge("model", "referee", "http://127.0.0.1:9/v1")
@@ -66,6 +71,20 @@ def test_a_campaign_is_judged_beside_its_votes_and_keeps_them_apart(ctx: Context
     )
     assert [verdict["verdict"] for verdict in read_verdicts(ctx, job.id)] == ["A"] * 6
     assert standings(ctx, campaign.id) == before
+
+
+def test_the_command_takes_a_campaign_by_its_name(
+    ctx: Context, scenario: Scenario, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`campaign show` took the name, this one the id alone: "There is no such campaign"."""
+    campaign = scenario.campaign(num_prompts=6)
+    scenario.votes(campaign, "Elm")
+    name_installation(monkeypatch, home)
+    options = ["--model", "referee", "--url", "http://127.0.0.1:9/v1", "--no-wait"]
+    called = CliRunner().invoke(app, ["eval", "judge", "--campaign", campaign.name, *options])
+    assert called.exit_code == 0, called.output
+    assert len(list_judgements(ctx)) == 1
+    get_context.cache_clear()
 
 
 def test_a_judge_stands_beside_the_board_with_its_agreement_under_the_raters_ceiling(ctx: Context) -> None:
