@@ -432,8 +432,8 @@ def _plan_evaluations(
 
 @dataclass(frozen=True)
 class RequiredGateView:
-    """What a gate that an endpoint requires says of a checkpoint as things stand. `verdict` None: it has not looked at
-    the evaluations that decide now. `reason` and `remedy` say why it would refuse the checkpoint.
+    """A checkpoint's standing at a gate that an endpoint requires. `verdict` None: the evaluations that decide now were
+    not judged yet. `reason` and `remedy` say why the gate would refuse the checkpoint.
     """
 
     gate_id: str

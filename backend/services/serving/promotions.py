@@ -69,8 +69,8 @@ def gather_evidence(
 
 @dataclass(frozen=True)
 class FollowerRequirement:
-    """What an endpoint that follows an alias says of a checkpoint: its gate's verdict (None: not judged on the newest
-    evaluations), and why it would refuse the checkpoint. `gate_id` is empty for the safety gate.
+    """A requirement of an endpoint that follows an alias, on a checkpoint: its gate's verdict (None: not judged on the
+    newest evaluations), and why it would refuse the checkpoint. `gate_id` is empty for the safety gate.
     """
 
     endpoint: str

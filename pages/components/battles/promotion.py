@@ -392,10 +392,10 @@ def _draw_decision_form(
 ) -> None:
     refusals = [one for one in required if one.refuses]
     _draw_refusals(checkpoint, alias, refusals)
-    told = {f"The gate “{one.gate}” {GATE_WORDS[one.verdict]}." for one in refusals if one.verdict}
+    explained = {f"The gate “{one.gate}” {GATE_WORDS[one.verdict]}." for one in refusals if one.verdict}
     above = {verdict.sentence: verdict for verdict in evidence.verdicts}
     for text in evidence.against:
-        if text in told:
+        if text in explained:
             continue
         if (verdict := above.get(text)) is not None:  # stands above, in full
             effect = "speaks against" if verdict.outcome == "worse" else "does not decide"
