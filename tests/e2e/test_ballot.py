@@ -101,6 +101,13 @@ def press(page: Page, key: str, *, then: str) -> None:
     expect(page.get_by_text(re.compile(rf"^{then}( ·|$)"))).to_be_visible()
 
 
+def test_an_answer_of_invisible_characters_is_called_empty(scenario: Scenario, address: str, page: Page) -> None:
+    """It was a blank box, while an answer without any said so."""
+    made = scenario.campaign(num_prompts=1, write=lambda name, _: "\u200b\u2060\n" if name == "Oak" else "A leaf.")
+    open_ballot(page, f"{address}/ballot?campaign={made.id}", total=1)
+    expect(page.get_by_text("(empty)")).to_be_visible()
+
+
 def test_keys_vote_and_undo_and_enter_does_not(ctx: Context, campaign: CampaignView, address: str, page: Page) -> None:
     open_ballot(page, f"{address}/ballot?campaign={campaign.id}")
     press(page, "1", then="1 of 6")

@@ -260,7 +260,7 @@ def test_a_new_link_stays_until_it_is_dismissed_and_a_lost_one_is_reissued(site:
     app = open_page("evaluate/battles.py", campaign=campaign.id, tab="Raters")
     app.text_area(key="rater_names_0").set_value("guest\n\n owl\nGuest")
     next(button for button in app.button if button.label == "Create links").click().run()
-    assert "already named “guest”" in app.error[0].value.replace("\\", "")
+    assert "“guest” stands twice among the names." in app.error[0].value.replace("\\", "")
     assert not app.code, "all or none"
     app.text_area(key="rater_names_0").set_value("guest\n\n owl\n")
     next(button for button in app.button if button.label == "Create links").click().run()

@@ -58,11 +58,13 @@ def test_a_wrong_field_saves_nothing_and_keeps_what_was_typed(site: Context, nam
     app.text_input(key="task_text_new_name").set_value(name).run()
     assert not app.exception
     assert ("letters, digits, _, - and . are allowed" in words(app).replace("\\", "")) == bool(name)
+    assert "These are the prompts of the last correct version." in words(app)
     assert app.button(key="task_save").disabled
     assert app.button(key="task_save").label == "Correct the field first"
     assert app.text_area(key="task_text_new_prompt").value == "Another {{question}}"
     assert get_task(site, "mine").text == MINE
     app.text_input(key="task_text_new_name").set_value("yours").run()
+    assert "last correct version" not in words(app)
     assert not app.button(key="task_save").disabled
     app.button(key="task_save").click().run()
     assert getattr(get_task(site, "yours").definition, "prompt", "") == "Another {{question}}"

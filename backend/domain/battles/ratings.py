@@ -315,7 +315,7 @@ def _choose_clusters(columns: VoteColumns, cluster_by: ClusterBy) -> tuple[Clust
         share = int(np.bincount(codes).max()) / len(columns)
         if way in ways and counts[way] >= TESTED[way] and share > MAX_SHARE:
             where = "on one prompt" if way == "prompt" else "by one rater"
-            notes.append(f"{percent(share)} of the votes are {where}: intervals are wide, and hold a little too often.")
+            notes.append(f"{percent(share)} of the votes are {where}: intervals are a little wider than they need be.")
     if len(ways) == 2 and not notes and max(counts.values()) < FEW:
         sizes = f"{counts['prompt']} prompts and {counts['rater']} raters"
         notes.append(f"With {sizes} intervals are a little too wide: 97 to 98 of 100 hold.")

@@ -19,7 +19,7 @@ import numpy as np
 import scipy
 from numpy.typing import ArrayLike, NDArray
 
-from backend.domain.wording import percent
+from backend.domain.wording import percent, plural
 from backend.errors import InvalidInput
 
 FloatArray = NDArray[np.float64]
@@ -301,7 +301,7 @@ def macro_average(tasks: Sequence[Estimate]) -> Estimate:
     `n` is the number of items. A task without an error leaves the average without one.
     """
     count = len(_some(tasks))
-    return _weighted(tasks, [1 / count] * count, name=f"macro average of {count} tasks")
+    return _weighted(tasks, [1 / count] * count, name=f"macro average of {plural(count, 'task')}")
 
 
 def micro_average(tasks: Sequence[Estimate]) -> Estimate:

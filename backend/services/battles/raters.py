@@ -8,6 +8,7 @@ import hashlib
 import itertools
 import re
 import secrets
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -132,6 +133,9 @@ def create_rater_links(
     names = [clean_name(name, what="A rater", limit=80) for name in names]
     if len(names) > MAX_LINKS_AT_ONCE:
         raise InvalidInput(f"{len(names):,} links are too many at once.", remedy=f"Create {MAX_LINKS_AT_ONCE} at most.")
+    counts = Counter(name.casefold() for name in names)
+    if twice := [name for name in names if counts[name.casefold()] > 1]:
+        raise InvalidInput(f"“{twice[0]}” stands twice among the names.", remedy="Give each rater one.", field="rater")
     _check_days(days)
     links = []
     with ctx.db.write() as session:

@@ -141,7 +141,7 @@ def _draw_remark(remark: Remark) -> None:
 
 
 def _draw_text(text: str) -> None:
-    if text.strip():
+    if any(one.isprintable() and not one.isspace() for one in text):
         st.text(text, width="stretch")
     else:
         st.caption("(empty)")

@@ -9,6 +9,7 @@ import streamlit as st
 
 from backend.domain.evaluation.score_text import score_text
 from backend.domain.names import as_ascii
+from backend.domain.wording import plural
 from backend.services.context import Context, Person
 from backend.services.evaluation.evaluations import EvaluationView, list_evaluations
 from backend.services.evaluation.exchange import (
@@ -62,8 +63,12 @@ def draw_board_exchange(ctx: Context, person: Person) -> None:
         )
         if st.form_submit_button("Import", icon=":material/upload:"):
             with rerun_after():
+                before = len(list_imported(ctx))
                 for file in files or ():
                     import_results(ctx, file.getvalue(), source=file.name, person=person)
+                if files:
+                    num_new = len(list_imported(ctx)) - before
+                    st.toast(f"{plural(num_new, 'result')} imported." if num_new else "Nothing new: imported before.")
     st.caption(
         "Imported scores stand beside ours, read-only and marked. They are not ranked, and never compared item by item."
     )

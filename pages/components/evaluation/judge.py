@@ -218,10 +218,7 @@ def _choose_judge(ctx: Context, *, judged: Sequence[Author]) -> Judge | None:
     at_hand: Literal["model", "endpoint", "checkpoint"] = (
         "model" if ctx.policy.judge_url is not None else "endpoint" if writers else "checkpoint"
     )
-    choice = st.segmented_control(
-        "Judge", list(KINDS), format_func=KINDS.__getitem__, default=at_hand, key="judge_kind"
-    )
-    kind = choice or at_hand
+    kind = choose_one("Judge", KINDS, default=at_hand, key="judge_kind")
     if kind == "model":
         if ctx.policy.judge_url is None:
             st.caption(
@@ -301,14 +298,9 @@ def _figure(name: str, figure: Figure, note: str) -> dict[str, object]:
 def _draw_verdicts(ctx: Context, job_id: str) -> None:
     verdicts = read_verdicts(ctx, job_id)
     has_votes = any(verdict["human"] for verdict in verdicts)
-    choice = st.segmented_control(
-        "Verdicts",
-        ["All", "Missing", "Inconsistent", *(["Against the votes"] if has_votes else [])],
-        default="All",
-        key="judge_filter",
-        label_visibility="collapsed",
-    )
-    chosen = [verdict for verdict in verdicts if _belongs(verdict, choice or "All")]
+    names = ["All", "Missing", "Inconsistent", *(["Against the votes"] if has_votes else [])]
+    choice = choose_one("Verdicts", names, key="judge_filter", is_bare=True)
+    chosen = [verdict for verdict in verdicts if _belongs(verdict, choice)]
     st.caption(
         f"{plural(len(chosen), 'verdict')}, the first {SHOWN} shown"
         if len(chosen) > SHOWN

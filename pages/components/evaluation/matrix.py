@@ -26,9 +26,9 @@ PAGE = routes.EVALUATIONS
 ROWS, COLUMNS, LISTED = 15, 6, 4
 """Checkpoints on one page of the matrix, benchmarks shown at first, evaluations without scores that are named."""
 LEGEND = (
-    ":material/trophy: best score, above chance. **tied** not significantly different from the best on the same items,"
-    " adjusted for the checkpoints of the column (step-down, Romano and Wolf). :material/warning: score with a caveat,"
-    " :red[:material/error:] no score of the benchmark, since every item was cut. ↓ lower is better."
+    ":material/trophy: best score, alone and above chance. **tied** not significantly different from the best on the"
+    " same items, adjusted for the checkpoints of the column (step-down, Romano and Wolf). :material/warning: score"
+    " with a caveat, :red[:material/error:] no score of the benchmark, since every item was cut. ↓ lower is better."
     " Below each score: 95 % confidence interval."
 )
 

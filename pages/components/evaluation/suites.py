@@ -13,7 +13,7 @@ from backend.domain.evaluation.tasks.definition import TaskDefinition
 from backend.domain.json_values import FieldValues
 from backend.domain.statistics.estimates import Estimate
 from backend.domain.training.holds import MAX_HELD
-from backend.domain.wording import format_duration, list_first, plural
+from backend.domain.wording import format_duration, list_first, plural, shorten
 from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import Context, Person
 from backend.services.data.datasets import list_datasets
@@ -54,6 +54,7 @@ NO_FIELDS = ("suite_create", "suite_draft_discard")
 LIST = WidgetTable("suites", {"Suite": 2.4, "Benchmarks": 4.0, "Results": 1.0, "Created": 1.2})
 MAX_ENDPOINTS = 20
 MAX_LABELS = 12
+MAX_REFUSAL = 60
 MOMENT_LABEL = {Moment.END: "When the run ends", Moment.CHECKPOINT: "At each checkpoint"}
 
 
@@ -265,7 +266,7 @@ def _draw_member(member: MemberResult | None, *, key: str) -> None:
     if member is None:
         st.caption("–")
     elif member.evaluation is None:
-        st.caption(plain(member.error or "Waiting"))
+        st.caption(plain(shorten(member.error, MAX_REFUSAL) or "Waiting"), help=plain(member.error) or None)
     elif (score := member.evaluation.main_score) is not None:
         label = plain(score_text(score.metric, score.value))
         if st.button(label, type="tertiary", key=f"member_{key}", help=plain(score_label(score.metric))):

@@ -104,6 +104,8 @@ def draw_task(ctx: Context, person: Person, name: str, *, dataset_id: str | None
         text, is_sound = _draw_definition(text, key=key)
         _draw_actions(ctx, person, text, name=name, origin=origin, opened_text=opened_text, is_sound=is_sound)
     with right:
+        if not is_sound and _definition_of(text) is not None:
+            st.info("These are the prompts of the last correct version. Correct the task first.")
         draw_preview(ctx, text, task=_task_of(text), dataset_id=dataset_id, key=name)
 
 

@@ -66,7 +66,7 @@ export class Head {
   }
 
   showProgress({ done, skipped, total, median_s: median }, unsaved, isStuck) {
-    const pace = median === null || median === undefined ? "" : ` · your median ${Math.round(median)} s`
+    const pace = median === null || median === undefined ? "" : ` · ${Math.round(median)} s per vote`
     const skips = skipped ? ` · ${skipped} skipped` : ""
     this.words.textContent = total ? `${done} of ${total}${skips}${pace}` : ""
     this.bar.setAttribute("aria-valuemax", String(total))

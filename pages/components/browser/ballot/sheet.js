@@ -5,6 +5,8 @@ import { differences } from "./diff.js"
 import { drawNodes } from "./nodes.js"
 
 const STEP_PX = 90
+// Zero-width and control characters alone look like an empty box.
+const isBlank = (text) => /^[\s\p{Cc}\p{Cf}]*$/u.test(text)
 const ROLES = { user: "Prompt", system: "System", assistant: "Earlier answer" }
 
 export class Sheet {
@@ -106,7 +108,7 @@ export class Sheet {
 
   textOf(text, nodes, isDrawn) {
     const box = element("div", "bt-text")
-    if (!text.trim()) box.appendChild(element("p", "bt-empty", "(empty)"))
+    if (isBlank(text)) box.appendChild(element("p", "bt-empty", "(empty)"))
     else if (isDrawn && nodes) drawNodes(nodes, box)
     else box.appendChild(element("div", "bt-raw", text))
     box.dataset.raw = isDrawn && nodes ? "no" : "yes"
