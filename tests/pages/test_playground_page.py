@@ -15,6 +15,7 @@ from backend.domain.jobs.events import ReadyEvent
 from backend.domain.serving.chat import ChatSettings, TurnSettings
 from backend.services.context import LOCAL, Context
 from backend.services.jobs.claims import claim_next
+from backend.services.serving.chat.contexts import EndpointFacts
 from backend.services.serving.chat.presets import list_presets, save_preset
 from backend.services.serving.chat.sharing import share_conversation
 from backend.services.serving.deployments import deploy, stop_endpoint
@@ -80,6 +81,27 @@ def test_the_temperature_follows_the_endpoints_until_one_is_chosen(
         settings = chat_data(app)["settings"]
         assert (settings["temperature"], settings["system"]) == (then, "Be brief.")
         assert [one.value for one in app.slider if one.label == "Temperature"] == [then]
+
+
+def test_the_meter_names_the_endpoint_whose_context_is_the_shortest(
+    site: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """“64 of 64 tokens, the oldest turns will not be sent” stood under answers of which three had 512."""
+    place(site, "tales")
+    place(site, "other")
+    lengths = {"tales": 512, "other": 512}
+    monkeypatch.setattr(
+        "backend.services.serving.chat.contexts.endpoint_facts",
+        lambda _, names: {name: EndpointFacts(None, name, lengths[name]) for name in names},
+    )
+    app = open_page(PAGE, endpoint="tales")
+    app.multiselect(key="endpoints_new").set_value(["tales", "other"]).run()
+    assert (chat_data(app)["limit"], chat_data(app)["limit_of"]) == (512, None)
+    lengths["other"] = 64
+    app.run()
+    assert (chat_data(app)["limit"], chat_data(app)["limit_of"]) == (64, "other")
+    app.toggle(key="blind_new").set_value(True).run()
+    assert chat_data(app)["limit_of"] == "one of them"
 
 
 def test_a_new_conversation_is_blind_as_the_one_before_it(site: Context) -> None:

@@ -73,6 +73,7 @@ class Chat {
     else this.client = new ChatClient(data.url, data.token, () => this.renew())
     this.transcript.voteNote = data.vote_note
     this.composer.limit = data.limit
+    this.composer.limitOf = data.limit_of
     this.composer.maxTokens = data.settings?.max_tokens || 0
     this.composer.address(data.settings)
     this.drawExamples(data.examples)

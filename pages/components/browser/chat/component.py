@@ -50,7 +50,9 @@ def chat(
     of the server. `vote_note` says where votes go.
     """
     state = st.session_state.get(key) or {}
-    contexts = [fact.context for fact in facts.values() if fact.context]
+    contexts = {name: fact.context for name, fact in facts.items() if fact.context}
+    shortest = min(contexts, key=lambda name: contexts[name], default=None)
+    is_hidden = settings is not None and settings.blind
     result = _chat(
         key=key,
         data={
@@ -59,7 +61,8 @@ def chat(
             "renewed": state.get("renew"),
             "conversation": conversation,
             "settings": settings.model_dump(mode="json") if settings else None,
-            "limit": min(contexts, default=None),
+            "limit": contexts[shortest] if shortest else None,
+            "limit_of": ("one of them" if is_hidden else shortest) if len(set(contexts.values())) > 1 else None,
             "examples": list(examples),
             "vote_note": vote_note,
             "draft": None if draft is None else {"id": draft.id, "text": draft.text},

@@ -17,6 +17,7 @@ export class Composer {
     this.onEditLast = editLast
     this.files = []
     this.limit = null
+    this.limitOf = null // the endpoint with the shortest context, where they differ
     this.maxTokens = 0
     this.context = null
     this.isRunning = false
@@ -99,8 +100,8 @@ export class Composer {
     this.meterDraft.style.width = share(Math.min(draft, Math.max(0, limit - used)))
     this.meter.dataset.full = isFull ? "yes" : "no"
     const isTooLong = draft >= limit
-    const words = `Context: ${draft || (used && !this.context.exact) ? "about " : ""}${Math.min(total, limit).toLocaleString("en")} of ${limit.toLocaleString("en")} tokens`
-    const more = isTooLong ? " · this message alone is longer than the context" : isFull ? " · the oldest turns will not be sent" : ""
+    const words = `Context${this.limitOf ? ` of ${this.limitOf}` : ""}: ${draft || (used && !this.context.exact) ? "about " : ""}${Math.min(total, limit).toLocaleString("en")} of ${limit.toLocaleString("en")} tokens`
+    const more = isTooLong ? " · this message alone is longer than the context" : isFull ? ` · the oldest turns will not be sent${this.limitOf ? " there" : ""}` : ""
     this.meterWords.textContent = words + more
     this.meterBar.setAttribute("aria-valuemin", "0")
     this.meterBar.setAttribute("aria-valuemax", String(limit))
