@@ -63,12 +63,15 @@ class ConversationBody(BaseModel):
 
 
 class SendBody(ConversationBody):
-    """A message. Without `conversation` it begins one; `edited` is the question that it replaces."""
+    """A message. Without `conversation` it begins one; `edited` is the question that it replaces, `after` the last one
+    that the browser shows.
+    """
 
     conversation: str | None = None  # type: ignore[assignment]
     text: str
     settings: ChatSettings
     edited: str | None = None
+    after: str | None = None
 
 
 class RegenerateBody(ConversationBody):
@@ -142,7 +145,8 @@ def chat_routes(get_context: Callable[[], Context]) -> list[Route]:
 
 def _send(ctx: Context, person: Person, body: bytes) -> str:
     sent = parse_sent(SendBody, body)
-    return send_message(ctx, sent.conversation, sent.text, settings=sent.settings, edited=sent.edited, person=person)
+    values = sent.model_dump(include={"edited", "after"})
+    return send_message(ctx, sent.conversation, sent.text, settings=sent.settings, **values, person=person)
 
 
 def _again(ctx: Context, person: Person, body: bytes) -> str:

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from backend.db.tables import Conversation, Message
 from backend.domain.serving.chat import AnswerToken, AnswerUsage, ChatSettings, SideSettings, selected_line
 from backend.domain.serving.protocol import ChatMessage, Role
-from backend.errors import InvalidInput, NotFound
+from backend.errors import Conflict, InvalidInput, NotFound
 from backend.services.context import Context, Person, require_builder
 from backend.services.serving.chat.contexts import context_of_endpoints, measure_line, turns_to_leave_out
 from backend.services.serving.chat.generation import ANSWERS, INTERRUPTED, LOST_AFTER_S, Request, generate
@@ -39,12 +39,14 @@ def send_message(
     *,
     settings: ChatSettings,
     edited: str | None = None,
+    after: str | None = None,
     person: Person,
 ) -> str:
     """Store a question below the selected line and begin its answers; return the conversation's id, a new one for None.
 
-    `edited` is a question that this one replaces in a new branch. Raises InvalidInput for an empty question or while an
-    answer is on its way, NotFound for another person's conversation.
+    `edited` is a question that this one replaces in a new branch, `after` the last question that its sender has seen.
+    Raises InvalidInput for an empty question or while an answer is on its way, NotFound for another person's
+    conversation, Conflict if the conversation went on in another window.
     """
     require_builder(person)
     if not text.strip():
@@ -64,8 +66,12 @@ def send_message(
         if edited is not None:
             parent = _message(messages, edited, role="user").parent_id
         else:
-            line = selected_line(messages, conversation.leaf_id)
-            parent = line[-1].selected if line else None
+            line = [level.selected for level in selected_line(messages, conversation.leaf_id)]
+            if after not in (None, *[one.id for one in messages if one.id in line and one.role == "user"][-1:]):
+                raise Conflict(
+                    "This conversation went on in another window.", remedy="Read what came, then send your message."
+                )
+            parent = line[-1] if line else None
         question = message_view(
             insert_message(session, ctx, conversation, messages, parent_id=parent, role="user", content=text)
         )

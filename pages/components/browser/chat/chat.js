@@ -121,6 +121,13 @@ class Chat {
     }
   }
 
+  // Read the conversation again below what was complained of.
+  async readBeside() {
+    const complaint = this.notice.textContent
+    await this.refresh()
+    if (this.notice.hidden) { this.notice.hidden = false; this.notice.textContent = complaint }
+  }
+
   // What has changed elsewhere is drawn once nothing on the page would be lost: a question that is being edited.
   refreshLater(pause) {
     clearTimeout(this.timer)
@@ -188,7 +195,8 @@ class Chat {
     this.transcript.pend(text, this.settings.endpoints.length)
     this.composer.show({ isRunning: true, context: this.document?.context })
     this.scrollToEnd(true)
-    if (!(await this.begin("send", { text }))) return false
+    const after = this.document?.turns.filter(({ kind }) => kind === "question").at(-1)?.id ?? null
+    if (!(await this.begin("send", { text, after }))) return false
     this.scrollToEnd(true)
     this.composer.sent(isNew ? null : this.id)
     if (isNew) this.tellOpened()
@@ -218,6 +226,7 @@ class Chat {
     } catch (error) {
       this.complain(error)
       this.show(this.document)
+      if (error instanceof Refusal && this.id) this.readBeside() // it may have gone on in another window
       return false
     } finally {
       clearTimeout(wait)

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import select
 
 from backend.db.tables import ApiKey, Feedback, Message
-from backend.errors import InvalidInput, NotFound
+from backend.errors import Conflict, InvalidInput, NotFound
 from backend.services.context import LOCAL, Context
 from backend.services.people.accounts import add_user
 from backend.services.people.keys import revoke_key
@@ -42,6 +42,17 @@ def test_an_answer_is_generated_by_the_server_and_passes_the_gateway_with_a_key_
     revoke_key(chat.ctx, key.id, person=LOCAL)
     send_message(chat.ctx, conversation, "Again", settings=chat.settings(), person=LOCAL)
     assert chat.messages(conversation)[-1].status == "done", "after a revocation the playground takes another key"
+
+
+def test_a_message_of_a_window_that_lags_behind_is_not_put_after_turns_that_it_never_showed(chat: ChatWorld) -> None:
+    conversation = send_message(chat.ctx, None, "Hello", settings=chat.settings(), person=LOCAL)
+    first = chat.messages(conversation)[0].id
+    send_message(chat.ctx, conversation, "From one window", settings=chat.settings(), after=first, person=LOCAL)
+    newest = chat.messages(conversation)[2].id
+    with pytest.raises(Conflict, match="went on in another window"):
+        send_message(chat.ctx, conversation, "From another", settings=chat.settings(), after=first, person=LOCAL)
+    assert [one.content for one in chat.messages(conversation) if one.role == "user"] == ["Hello", "From one window"]
+    send_message(chat.ctx, conversation, "From another", settings=chat.settings(), after=newest, person=LOCAL)
 
 
 def test_stop_keeps_what_arrived_and_says_who_stopped_it(chat: ChatWorld) -> None:
