@@ -164,7 +164,8 @@ class Standings:
     `verdicts` list neighbours on the leaderboard first, then the others, up to MAX_VERDICTS; each pair once, at a
     family-wise error rate of 5 % over all pairs. `excluded` are the names of raters left out of the board of the
     campaign, `categories` those of its prompts. `num_votes` and `num_excluded_votes` were cast by people; ties of
-    identical answers, of which the table knows, were not.
+    identical answers, of which the table knows, were not. `median_s` is of `num_timed` votes: those of raters whose
+    pace is not flagged.
     """
 
     table: RatingTable | None
@@ -175,6 +176,7 @@ class Standings:
     unrated: tuple[str, ...]
     num_votes: int
     median_s: float | None
+    num_timed: int
     both_bad_share: float | None
     excluded: tuple[str, ...] = ()
     num_excluded_votes: int = 0
@@ -243,6 +245,7 @@ def _standings(
         unrated=tuple(name for name in order if name not in rated),
         num_votes=int(votes.is_cast.sum()),
         median_s=pace,
+        num_timed=len(times),
         both_bad_share=_both_bad_share(votes),
         excluded=tuple(excluded),
         num_excluded_votes=board.num_excluded_votes,

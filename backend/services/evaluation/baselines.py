@@ -78,13 +78,16 @@ def find_pair(ctx: Context, first: str, second: str, *, benchmark: str | None = 
 def compare_with_baseline(
     ctx: Context, baseline: str, others: Sequence[str], *, metric: str | None = None
 ) -> list[BaselineComparison]:
-    """Compare evaluations with a baseline's; p values are adjusted over those that have one. Raises as `compare`."""
+    """Compare evaluations with a baseline's; p values are adjusted over those that have one, without those of results
+    that are no score of the benchmark. Raises as `compare`.
+    """
     comparisons = [compare(ctx, baseline, other, metric=metric) for other in others]
-    known = [comparison.p_value for comparison in comparisons if comparison.p_value is not None]
+    tested = [None if any(map(void_reason_of, (one.first, one.second))) else one.p_value for one in comparisons]
+    known = [p_value for p_value in tested if p_value is not None]
     adjusted = iter(zip(holm(known), benjamini_hochberg(known), strict=True))
     return [
-        BaselineComparison(comparison, *(next(adjusted) if comparison.p_value is not None else (None, None)))
-        for comparison in comparisons
+        BaselineComparison(comparison, *(next(adjusted) if p_value is not None else (None, None)))
+        for comparison, p_value in zip(comparisons, tested, strict=True)
     ]
 
 

@@ -164,6 +164,7 @@ def draw_bias(standings: Standings) -> None:
         "Median time per vote",
         format_seconds(standings.median_s),
         help="Without the votes of raters whose pace is flagged: Raters has their times.",
+        note=f"of {plural(timed, 'timed vote')}" if 0 < (timed := standings.num_timed) < standings.num_votes else None,
     )
 
 

@@ -96,6 +96,7 @@ def test_times_of_a_rater_who_does_not_read_are_no_pace(ctx: Context, scenario: 
     assert "pace" in {flag.kind for flag in rater_qualities(ctx, campaign.id)[fast.id].flags}
     board = standings(ctx, campaign.id)
     assert board.median_s == pytest.approx(4.055)
+    assert (board.num_timed, board.num_votes) == (12, 24)
     (verdict,) = board.verdicts
     assert verdict.seconds_needed == pytest.approx(verdict.votes_needed * board.median_s)
 

@@ -14,7 +14,12 @@ from backend.cli.main import app
 from backend.domain.evaluation.gate_config import GateConfig, GateVerdict
 from backend.domain.statistics.paired import holm
 from backend.services.context import Context
-from backend.services.evaluation.baselines import compare_across, unlike_benchmarks, void_benchmarks
+from backend.services.evaluation.baselines import (
+    compare_across,
+    compare_with_baseline,
+    unlike_benchmarks,
+    void_benchmarks,
+)
 from backend.services.evaluation.comparisons import compare
 from backend.services.evaluation.gates import judge_config
 from tests.support.evaluation_world import CHOICES
@@ -81,6 +86,8 @@ def test_a_benchmark_whose_every_item_was_cut_is_no_test_among_the_others(
     left_out = void_benchmarks(ctx, *ids)
     assert [one.partition(": All 30 items were truncated")[0] for one in left_out] == ["long@1, Oak", "long@1, Elm"]
     assert "no comparison, Elm: All 30 items were truncated" in comparison_text(compare(ctx, *pair))
+    (alone,) = compare_with_baseline(ctx, pair[0], pair[1:])
+    assert (alone.p_holm, alone.q_value) == (None, None)
     gate = GateConfig.model_validate({"champion": "Oak", "benchmarks": [{"benchmark": "long"}], "margin": 0.5})
     outcome = judge_config(ctx, candidate="Elm", config=gate)
     assert outcome.verdict is GateVerdict.INCONCLUSIVE, "equal chances are no evidence"
