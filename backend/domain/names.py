@@ -97,8 +97,8 @@ def not_found(what: str, name: str, known: Iterable[str], *, remedy: str = "") -
     return NotFound(f"There is no {what} “{name}”.", remedy=remedy, field=what)
 
 
-def nearest_name(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name closest to a mistyped one, or None.
+def nearest_name(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:
+    """Return the known name closest to a mistyped one, or None where none shares this much with it.
 
     Example:
         >>> nearest("max_stepz", ["max_steps", "seed"])
@@ -106,4 +106,4 @@ def nearest_name(name: str, known: Iterable[str]) -> str | None:
     """
     names = list(known)
     inside = next((other for other in names if other.endswith(f".{name}")), None)  # `rank` for `lora.rank`
-    return inside or next(iter(difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.6)), None)
+    return inside or next(iter(difflib.get_close_matches(name.lower(), names, n=1, cutoff=cutoff)), None)

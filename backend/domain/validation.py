@@ -35,6 +35,7 @@ FAULTS = {
     "finite_number": "must be a finite number",
     **dict.fromkeys(("bool_type", "bool_parsing"), "must be true or false"),
     "string_type": "must be text",
+    "union_tag_invalid": "'{tag}' can't be read here; {discriminator} is one of {expected_tags}",
     **dict.fromkeys(("list_type", "tuple_type", "set_type"), "must be a list"),
     **dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), "must be fields with their values"),
 }

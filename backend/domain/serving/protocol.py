@@ -456,6 +456,7 @@ def first_problem(errors: list[Any]) -> tuple[str, str]:
     parts = [str(part) for part in error["loc"] if not _ALTERNATIVE.match(str(part))]
     message, value = describe_fault(error), error.get("input")
     is_other_type = isinstance(value, str | bool) and str(error["type"]).endswith("_type")
-    if is_other_type or (isinstance(value, int | float) and not isinstance(value, bool)):
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if is_other_type or (is_number and error["type"] != "value_error"):  # whose own words name what they need
         message += f", not {shorten(json.dumps(value), SHOWN)}"
     return ".".join(parts), message

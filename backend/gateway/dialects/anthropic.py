@@ -196,7 +196,7 @@ class CountBody(StrictBody):
             raise ApiError(
                 400,
                 "messages: the last message is the assistant's, which is continued only as text, after another message,"
-                " without tools and without a form of the answer",
+                " without tools and without a JSON schema",
                 code="invalid_value",
                 param="messages",
             )

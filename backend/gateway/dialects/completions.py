@@ -644,7 +644,8 @@ def parse_body(raw: bytes, kind: type[Body]) -> Body:
         field, message = (text[:MAX_REPEATED] for text in first_problem(errors))
         is_unknown = errors[0]["type"] == "extra_forbidden"
         if is_unknown:
-            near = nearest_name(field, kind.model_fields) if len(field) < MAX_NAME and "." not in field else None
+            is_name = len(field) < MAX_NAME and "." not in field
+            near = nearest_name(field, kind.model_fields, cutoff=0.75) if is_name else None
             is_short = len(kind.model_fields) <= MAX_LISTED and "." not in field
             listed = f" (the fields are {', '.join(kind.model_fields)})" if is_short else ""
             message = f"this field is not served here; leave it out{f', or is it {near}?' if near else ''}{listed}"
