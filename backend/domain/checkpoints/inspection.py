@@ -16,7 +16,7 @@ from typing_extensions import TypedDict
 
 from backend.domain.validation import is_stored
 
-INSPECTION_VERSION = 1
+INSPECTION_VERSION = 2
 """Bumped whenever an inspection's numbers or files change, so that stale results are not reused."""
 MAX_TOKENS = 256
 """Tokens of a text that are analyzed, the begin token included."""

@@ -118,9 +118,13 @@ def text_ends(tokenizer: PreTrainedTokenizerBase, text: str, count: int) -> list
     return ends if len(ends) == count else [None] * count
 
 
-def scored_bytes(tokenizer: PreTrainedTokenizerBase, passage: Passage, *, vocab_size: int) -> int:
-    """Return the number of text bytes of the scored tokens (all but the first). Special tokens have none."""
-    return int(count_token_bytes(tokenizer, vocab_size=vocab_size)[passage.ids[1:]].sum())
+def scored_bytes(tokenizer: PreTrainedTokenizerBase, passage: Passage, *, vocab_size: int, text: str) -> int:
+    """Return the number of text bytes of the scored tokens (all but the first). Special tokens have none, nor has the
+    space that SentencePiece puts before a `text`.
+    """
+    size = int(count_token_bytes(tokenizer, vocab_size=vocab_size)[passage.ids[1:]].sum())
+    end = passage.ends[-1]
+    return size if end is None else min(size, len(text[:end].encode()))
 
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -215,7 +219,7 @@ class TextInspection:
         }
 
     def _loss(self, subject: _Subject, passage: Passage, tokens: TokenStatistics) -> LossSums:
-        num_bytes = scored_bytes(subject.tokenizer, passage, vocab_size=subject.vocab_size)
+        num_bytes = scored_bytes(subject.tokenizer, passage, vocab_size=subject.vocab_size, text=self._config.text)
         summed = sum_up(tokens.surprisal, num_bytes=num_bytes)
         if passage.trained is not None and any(passage.trained[1:]):
             answers = np.where(passage.trained, tokens.surprisal, np.nan)
@@ -293,7 +297,7 @@ class TextInspection:
             "agree": numbers.agree,
             **_token_arrays(theirs, prefix="other_"),
         }
-        num_bytes = scored_bytes(other.tokenizer, passage, vocab_size=other.vocab_size)
+        num_bytes = scored_bytes(other.tokenizer, passage, vocab_size=other.vocab_size, text=self._config.text)
         self._summary["pair"] = {
             "same_vocabulary": True,
             "mean_kl_pq": _mean(numbers.kl_pq),

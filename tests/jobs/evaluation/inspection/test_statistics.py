@@ -28,6 +28,7 @@ from jobs.modeling.chat import encode_chat
 from jobs.modeling.loglikelihood import rolling_nll
 from jobs.modeling.tokenizers import byte_tokenizer, encode_texts, label_tokens, train_bpe
 from tests.support.networks.inspection_networks import MAKERS, VOCAB, make_network
+from tests.support.networks.serving_networks import make_byte_fallback_tokenizer
 from tests.support.training_rooms import make_stories
 
 TEXT = "The miller's cat sat by the weir, é."
@@ -67,7 +68,17 @@ def test_token_losses_sum_to_the_log_likelihood_of_the_text(family: str) -> None
     assert math.isnan(tokens.surprisal[0])
     assert float(np.nansum(tokens.surprisal)) == pytest.approx(whole.sum_nll, rel=1e-5)
     assert whole.tokens == np.isfinite(tokens.surprisal).sum()
-    assert scored_bytes(tokenizer, passage, vocab_size=VOCAB) == whole.bytes == len(TEXT.encode())
+    assert scored_bytes(tokenizer, passage, vocab_size=VOCAB, text=TEXT) == whole.bytes == len(TEXT.encode())
+
+
+@pytest.mark.parametrize("text", ["ab", "ab a \U0001f600", "ab" * 200])
+def test_the_space_that_a_tokenizer_puts_before_a_text_is_no_byte_of_it(text: str) -> None:
+    """Bits per byte of “Once” were a fifth too few."""
+    tokenizer = make_byte_fallback_tokenizer()
+    passage = encode_passage(tokenizer, InspectionConfig(text=text), longest=300)
+    assert tokenizer.convert_ids_to_tokens(passage.ids)[passage.num_prefix] == "▁"
+    seen = text[: passage.ends[-1]] if passage.is_cut else text
+    assert scored_bytes(tokenizer, passage, vocab_size=300, text=text) == len(seen.encode())
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "mixtral", "deepseek_v3"])
