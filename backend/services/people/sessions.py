@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from ipaddress import IPv6Address, ip_address, ip_network
 
 from itsdangerous import BadSignature, URLSafeTimedSerializer
+from sqlalchemy import exists, select, update
 
-from backend.db.tables import User
+from backend.db.tables import Conversation, DismissedStep, Preset, SavedView, User
 from backend.domain.names import name_key
 from backend.domain.wording import plural
 from backend.errors import NotAllowed
@@ -126,10 +127,25 @@ def sign_in(ctx: Context, name: str, password: str, *, address: str, device: str
     if not matches(user.password_hash if user else None, password) or user is None:
         raise NotAllowed("The name or the password is wrong.")
     _attempts.succeed(counters)
+    if user.role == "admin" and ctx.sign_in:
+        _take_over(ctx, user.id)
     return SignedIn(
         session=_signer(ctx, "session").dumps({"user": user.id, "epoch": user.session_epoch}),
         device=_signer(ctx, "device").dumps({"user": user.id}),
     )
+
+
+def _take_over(ctx: Context, admin_id: str) -> None:
+    """Give an admin the conversations, presets and views of whoever used the installation without accounts, whom no one
+    is once people sign in.
+    """
+    personal = (Conversation, Preset, SavedView, DismissedStep)
+    with ctx.db.read() as session:
+        left = [table for table in personal if session.scalar(select(exists().where(table.user_id.is_(None))))]
+    if left:
+        with ctx.db.write() as session:
+            for table in left:
+                session.execute(update(table).where(table.user_id.is_(None)).values(user_id=admin_id))
 
 
 def person_from_cookie(ctx: Context, value: str | None) -> Person | None:

@@ -27,8 +27,10 @@ from backend.services.people.sessions import (
     sign_in,
 )
 from backend.services.people.signatures import sign, sign_for, unsign, unsign_for
+from backend.services.serving.conversations import list_conversations
 from backend.services.training.live import runs_of_token, token_for_runs
 from tests.support.scenario import Scenario
+from tests.support.serving.stored_chat import add_message, start_conversation
 
 PASSWORD = "correct horse battery"
 
@@ -71,6 +73,23 @@ def test_a_right_password_signs_in(ctx: Context, maya: str) -> None:
     person = person_from_cookie(ctx, sign_in(ctx, maya, PASSWORD, address="10.0.0.1").session)
     assert person is not None
     assert (person.name, person.role) == ("maya", "lead")
+
+
+def test_the_first_admin_who_signs_in_has_the_conversations_of_before_there_were_accounts(ctx: Context) -> None:
+    """They were there and in nobody's list: “It may have been deleted.”"""
+    row = start_conversation(ctx, endpoint="tales", person=LOCAL)
+    add_message(ctx, row.id, role="user", content="Hello", person=LOCAL)
+    for name, role in (("maya", "lead"), ("ada", "admin"), ("ben", "admin")):
+        add_user(ctx, name, PASSWORD, role=role, person=LOCAL)
+    sign_in(ctx, "ada", PASSWORD, address="10.0.0.1")
+    assert [one.id for one in list_conversations(ctx, person=LOCAL)] == [row.id], "nobody has to sign in yet"
+    closed = replace(ctx, sign_in=True)
+    people = {}
+    for name in ("maya", "ada", "ben"):
+        person = person_from_cookie(closed, sign_in(closed, name, PASSWORD, address="10.0.0.1").session)
+        assert person is not None
+        people[name] = [one.id for one in list_conversations(closed, person=person)]
+    assert people == {"maya": [], "ada": [row.id], "ben": []}
 
 
 def test_a_wrong_password_and_an_unknown_name_get_the_same_answer(ctx: Context, maya: str) -> None:
