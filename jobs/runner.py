@@ -5,6 +5,7 @@ the group if the lease is lost. Imports no torch.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import shutil
@@ -204,6 +205,9 @@ def explain_error(error: Exception) -> JobFailure:
     """Return an error of a supervisor as the failure of its job."""
     if isinstance(error, RoundhouseError):
         return JobFailure.of(error)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        cause = "The disk was full when the job was to start."
+        return JobFailure(cause=cause, remedy="Free space on that machine, then resume or start it again.")
     cause = f"The job could not be run: {type(error).__name__}: {error}"
     return JobFailure(cause=cause[:600], remedy="The worker's log has the details.")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
@@ -29,7 +30,7 @@ from backend.services.jobs.workers import beat
 from jobs import runner
 from jobs.fork_server import ForkServer
 from jobs.reporter import FileReporter
-from jobs.runner import execute
+from jobs.runner import execute, explain_error
 from jobs.tailing import MAX_BATCH_BYTES, OutputTail, Tail, parse_events
 from tests.support.installation import wait_until
 from tests.support.jobs import add_stored_job, list_jobs
@@ -255,3 +256,10 @@ def test_a_checkpoint_is_sent_once_the_steps_before_it_are_recorded(
     is_away = False
     assert watch._ship()
     assert [event.folder for event in sent if isinstance(event, CheckpointEvent)] == [event.folder]
+
+
+def test_a_job_that_a_full_disk_kept_from_starting_says_so_with_the_cure() -> None:
+    """“The job could not be run: OSError: [Errno 28] No space left on device”."""
+    failure = explain_error(OSError(errno.ENOSPC, "No space left on device"))
+    assert failure.cause == "The disk was full when the job was to start."
+    assert "resume" in failure.remedy
