@@ -73,7 +73,7 @@ def arguments_schema(function: JsonObject) -> JsonObject:
     none; JSON Schema alone would allow any.
     """
     schema = function.get("parameters") or {"type": "object", "properties": {}}
-    is_empty = schema.get("properties") == {} and schema.keys() <= EMPTY_KEYS
+    is_empty = schema.get("properties") == {} and not schema.get("required") and schema.keys() <= EMPTY_KEYS
     return {**schema, "additionalProperties": False} if is_empty else schema
 
 

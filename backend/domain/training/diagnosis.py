@@ -335,7 +335,7 @@ def _diverged(train: Series, facts: RunFacts, skipped: int) -> Iterator[Finding]
     lowest = int(np.argmin(smooth))
     low, noise = float(smooth[lowest]), _noise(train.values)
     rise = end - low
-    if rise < 8 * noise / math.sqrt(10) or lowest > 0.95 * len(train) or len(train) - skipped < MIN_POINTS:
+    if rise <= 8 * noise / math.sqrt(10) or lowest > 0.95 * len(train) or len(train) - skipped < MIN_POINTS:
         return
     gained = start - low
     if rise < DIVERGED_SHARE * max(gained, 0.0) or rise < 0.03 * abs(low):
@@ -364,8 +364,10 @@ def _unstable(train: Series, facts: RunFacts) -> Iterator[Finding]:
     begin = int(np.argmin(smooth[: top + 1]))
     # the first windows share a median: a rise from the first step on began at the first loss
     low, high, end = min(float(smooth[begin]), float(train.values[0])), float(smooth[top]), float(smooth[-1])
-    rise = high - low
-    if rise < UNSTABLE_SHARE * abs(low) or rise < UNSTABLE_SIGMAS * _noise(train.values) or high - end < rise / 2:
+    rise, gained = high - low, float(np.median(train.values[:5])) - low
+    # losses that fall to near 0, as those of pairs do, have noise in proportion: far more before than at the end
+    noise = max(_noise(train.values), _noise(train.values[begin : top + len(train) // 25 + 1]))
+    if rise < UNSTABLE_SHARE * max(abs(low), gained) or rise < UNSTABLE_SIGMAS * noise or high - end < rise / 2:
         return
     step, peak = int(train.steps[begin]), int(train.steps[top])
     schedule = facts.config.schedule if facts.config else "constant"

@@ -70,6 +70,7 @@ def own_encoding(read: Callable[[int], bytes], encoding: str) -> str | None:
             if b"\x00" in data:  # UTF-16 without a mark is UTF-8 with zeros
                 return encoding
             decoder.decode(data)
+        decoder.decode(b"", final=True)
     except UnicodeDecodeError:
         return encoding
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -127,12 +128,8 @@ def _draw_choice(path: str, names: list[str] | None, *, grid: bool) -> Any:
         return split_values(written or "", fractions=kind is float)
     low, high = _near_range(path, now)
     span = {
-        "low": draw_number(
-            columns[1], "From", None, None, float(f"{low:.2g}"), key=f"sweep_low_{key}", is_whole=False, step=None
-        ),
-        "high": draw_number(
-            columns[2], "To", None, None, float(f"{high:.2g}"), key=f"sweep_high_{key}", is_whole=False, step=None
-        ),
+        "low": draw_number(columns[1], "From", None, None, low, key=f"sweep_low_{key}", is_whole=False, step=None),
+        "high": draw_number(columns[2], "To", None, None, high, key=f"sweep_high_{key}", is_whole=False, step=None),
     }
     with columns[3]:
         if grid:
@@ -144,12 +141,15 @@ def _draw_choice(path: str, names: list[str] | None, *, grid: bool) -> Any:
 
 
 def _near_range(path: str, now: float) -> tuple[float, float]:
-    """Return a range about a field's value, within its bounds."""
-    low, high = (now / 3, now * 3) if now else (0.0, 0.1)
+    """Return a range about a field's value in two figures, within its bounds."""
     bounds = bounds_of(field_at(path))
-    most = bounds.most if bounds.below is None else 0.99 * bounds.below
-    least = low if bounds.least is None else bounds.least
-    return max(low, least), high if most is None else max(now, min(high, most))
+    most = math.inf if bounds.most is None else bounds.most
+    most = most if bounds.below is None else max(now, 0.99 * bounds.below)
+    least = -math.inf if bounds.least is None else bounds.least
+    low, high = (now / 3, now * 3) if now else (0.0 if bounds.above is None else bounds.above + 0.01, 0.1)
+    low, high = max(low, least), max(now, min(high, most))
+    rounded = float(f"{low:.2g}"), float(f"{high:.2g}")
+    return max(rounded[0], least), min(rounded[1], most)
 
 
 def split_values(text: str, *, fractions: bool) -> list[str]:

@@ -21,6 +21,7 @@ from pyarrow import feather, parquet
 
 from backend.domain.jobs.results import ImportResult
 from backend.errors import InvalidInput
+from backend.infra.files.heads import head_of_path
 from jobs.modeling.dataset_files import iter_rows
 from tests.support.data.data_reporter import import_rows
 
@@ -345,6 +346,17 @@ def test_each_of_several_files_is_read_by_its_own_encoding(tmp_path: Path) -> No
     result = import_rows(_mixed(source), tmp_path / "out", encoding="cp1252", val_fraction=0)
     texts = {row["text"] for row in iter_rows(Path(result.folder), split="train")}
     assert texts == {"a.txt", "b.txt", "c.txt", "Où est-il ?", "Là — “ici”", "Größe"}
+
+
+def test_a_file_that_ends_within_what_would_be_a_character_is_of_the_chosen_encoding(tmp_path: Path) -> None:
+    """“J'aime le café” without a last newline was taken for UTF-8, and its row rejected."""
+    (source := tmp_path / "source").mkdir()
+    (source / "a.txt").write_bytes("J'aime le café".encode("cp1252"))
+    (source / "b.txt").write_bytes("là".encode())
+    result = import_rows(source, tmp_path / "out", encoding="cp1252", val_fraction=0)
+    assert {row["text"] for row in iter_rows(Path(result.folder), split="train")} == {"J'aime le café", "là"}
+    head = head_of_path(source, encoding="cp1252")
+    assert head.rows == [{"text": "J'aime le café"}]
 
 
 def test_the_file_of_the_first_bad_row_is_named(tmp_path: Path) -> None:

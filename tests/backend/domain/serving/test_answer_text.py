@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backend.domain.serving.answer_text import AnswerPiece, AnswerSplitter, CallStyle, call_style
+from backend.domain.serving.answer_text import AnswerPiece, AnswerSplitter, CallStyle, arguments_schema, call_style
 
 CALL = '{"name": "look", "arguments": {"place": "the }\\" tower", "deep": [1, {"a": 2}]}}'
 ARGUMENTS = {"place": 'the }" tower', "deep": [1, {"a": 2}]}
@@ -113,3 +113,9 @@ def test_the_style_is_read_from_the_template() -> None:
     assert call_style("{{ '[TOOL_CALLS] [' }}") is CallStyle.MISTRAL
     assert call_style("""{{ '{"name": "' + name + '", "parameters": ' }}""") is CallStyle.LLAMA
     assert call_style("{{ messages }}") is CallStyle.HERMES
+
+
+def test_a_required_argument_that_is_not_described_can_be_given() -> None:
+    loose = {"type": "object", "properties": {}, "required": ["x"]}
+    assert arguments_schema({"parameters": loose}) == loose
+    assert arguments_schema({})["additionalProperties"] is False
