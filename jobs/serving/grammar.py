@@ -6,10 +6,11 @@ shortest known way to a complete text, so that JSON is not cut off in the middle
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,6 @@ CLOSERS = ('"', "}", "]", ",", "a", "0", "1")  # tokens that bring JSON to its e
 STEPS = ("a", "0", *(chr(code) for code in range(33, 127)))  # tokens to try where these lead to no end
 LETTER = "x"  # JSON has it in strings alone
 MAX_END = 512  # tokens; texts that need more to end are not steered
-MAX_TRIALS = 3_000  # tokens tried for one answer: each takes 0.05 ms of the engine with a vocabulary of 50,000
 SLACK = 4  # tokens: one token may open two brackets
 COSTLY = {
     "regex": ("{", "&", "~"),
@@ -38,9 +38,10 @@ COSTLY = {
 REMEDY = "Use a smaller form, and look for a part that requires itself, such as a required property of its own object."
 FREE_CPU_S, TOKEN_CPU_S = 3.0, 0.02
 """Time of the engine's thread that the constraint of one answer may take, in all and for each token."""
+SEARCH_CPU_S = 0.05
+"""Time of the engine's thread that one search for the end of an answer may take."""
 SEPARATORS = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 Mask = npt.NDArray[np.bool_]
-ChooseToken = Callable[[LLMatcher, Mask, set[bytes]], int | None]
 
 
 class Grammars:
@@ -146,16 +147,15 @@ class GrammarMatcher:
         vocab_size: int,
         shows_end: bool,
     ) -> None:
-        self._matcher, self._end_ids, self._steps = matcher, frozenset(end_ids), steps
-        self._closers = [steps[text] for text in CLOSERS if text in steps]
+        self._matcher, self._end_ids = matcher, frozenset(end_ids)
+        self._steps = {text: token for text, token in steps.items() if token < vocab_size}
+        self._closers = [self._steps[text] for text in CLOSERS if text in self._steps]
         self._vocab_size, self._shows_end = vocab_size, shows_end
         self._bits = np.zeros((size + 31) // 32, dtype=np.int32)
         self._taken = 0
         self._ending: list[int] | None = None  # the tokens to the end, once none are left for others
-        self._spent_s = self._began_s = 0.0
+        self._spent_s = self._began_s = self._search_until_s = 0.0
         self._next_check = 0  # tokens taken
-        self._ways: dict[int | None, list[int]] = {}  # to the end, by the token before them, as last found
-        self._trials = 0
         self.budget: int | None = None
         self.complete_at: int | None = None
 
@@ -207,80 +207,71 @@ class GrammarMatcher:
         left = MAX_END if self.budget is None else self.budget - self._taken
         if left >= MAX_END or self._taken < self._next_check:
             return None
-        way = self._way_to_end(self._matcher, limit=left)
-        if way is None:  # no known way fits: the answer is as free as its grammar
-            self._next_check = self._taken + max(1, left // 2)  # a search costs as much as hundreds of tokens
+        self._search_until_s = time.thread_time() + SEARCH_CPU_S
+        way = self._way_to_end(limit=left)
+        if way is None:  # the answer is as free as its grammar; what the network writes may bring a way into reach
+            self._next_check = self._taken + max(1, left // 2)
             return None
-        openers = [token for token in self._closers if mask[token]]
-        ways = [self._way_to_end(self._matcher, limit=left - 1, first=token) for token in openers]
-        worst = max([len(way), *(left + 1 if other is None else len(other) + 1 for other in ways)])
+        lengths = [len(way)]
+        for opener in (token for token in self._closers if mask[token]):
+            other = self._way_to_end(limit=left - 1, first=opener)
+            if not self._may_search():
+                break  # the rest is looked at again after a few tokens
+            lengths.append(left + 1 if other is None else len(other) + 1)
+        worst = max(lengths)
         reserve = left - worst - SLACK
         # Each token uses one, and makes the end longer by no more than the opening of a bracket does.
         self._next_check = self._taken + max(1, reserve // (1 + worst - len(way) + SLACK))
         return way if reserve <= 0 else None
 
-    def _way_to_end(self, matcher: LLMatcher, *, limit: int, first: int | None = None) -> list[int] | None:
+    def _way_to_end(self, *, limit: int, first: int | None = None) -> list[int] | None:
         """Return the tokens of the shortest known way to a complete text, after `first`; None if over the limit."""
-        begun = matcher.deep_copy()
-        if first is not None:
-            begun.consume_token(first)
-        if (way := self._walk_to_end(begun, self._ending_token, limit=limit)) is not None:
-            return way
-        known = self._ways.get(first)  # each token of it took dozens of trials
-        if known and len(known) <= limit and self._is_complete_after(begun, known):
-            return known
-        if (way := self._walk_to_end(begun, self._new_token, limit=limit)) is not None:
-            self._ways[first] = way
-        return way
-
-    def _walk_to_end(self, begun: LLMatcher, choose: ChooseToken, *, limit: int) -> list[int] | None:
-        trial, way, masks = begun.deep_copy(), list[int](), set[bytes]()
-        while not trial.is_stopped() and len(way) < limit:
-            mask = self._mask(trial)
-            masks.add(mask.tobytes())
-            if (token := choose(trial, mask, masks)) is None:
-                return None
-            way.append(token)
-            if token in self._end_ids:
+        for is_direct in (True, False):
+            trial, way, before = self._matcher.deep_copy(), list[int](), set[bytes]()
+            if first is not None:
+                trial.consume_token(first)
+            while not trial.is_stopped() and len(way) < limit and self._may_search():
+                way.append(self._ending_token(trial) if is_direct else self._new_token(trial, before))
+                if way[-1] in self._end_ids:
+                    return way
+                trial.consume_token(way[-1])
+            if trial.is_stopped():
                 return way
-            trial.consume_token(token)
-        return way if trial.is_stopped() else None
+        return None
 
-    def _is_complete_after(self, matcher: LLMatcher, way: list[int]) -> bool:
-        """Return whether a way that was found tokens ago still leads to a complete text."""
-        if matcher.validate_tokens(way) < len(way):
+    def _may_search(self) -> bool:
+        return time.thread_time() < self._search_until_s
+
+    def _new_token(self, matcher: LLMatcher, before: set[bytes]) -> int:
+        """Return a token after which others may come than `before` in this value, such as the `@` of an address."""
+        direct, allowed = self._ending_token(matcher), self._allowed_steps(matcher)
+        before.add(allowed)
+        letter = self._steps.get(LETTER)
+        is_in_string = letter is not None and matcher.validate_tokens([letter])
+        closers = [self._steps.get(text) for text in ('"' if is_in_string else '"}]')]
+        token = direct
+        if direct not in self._end_ids and direct not in closers:
+            steps = itertools.compress(self._steps.values(), allowed)
+            token = next((step for step in steps if self._brings_new(matcher, step, before)), direct)
+        if token in closers or (token == self._steps.get(",") and not is_in_string):
+            before.clear()  # the next value has a way of its own
+        return token
+
+    def _brings_new(self, matcher: LLMatcher, token: int, before: set[bytes]) -> bool:
+        if not self._may_search():
             return False
         trial = matcher.deep_copy()
-        trial.consume_tokens(way)
-        return way[-1] in self._end_ids or bool(trial.is_stopped())
+        trial.consume_token(token)
+        return trial.is_stopped() or self._allowed_steps(trial) not in before
 
-    def _new_token(self, matcher: LLMatcher, mask: Mask, masks: set[bytes]) -> int | None:
-        """Return a token after which other tokens may come than before, such as the `@` of an address; None once the
-        answer's trials are spent, which would hold up all others.
+    def _allowed_steps(self, matcher: LLMatcher) -> bytes:
+        """Return which of the steps may come next, and whether the text may end: tens of times faster than a mask of a
+        large vocabulary.
         """
-        direct = self._ending_token(matcher, mask, masks)
-        letter = self._steps.get(LETTER)
-        is_in_string = letter is not None and mask[letter]
-        ends = ('"',) if is_in_string else ('"', "}", "]")
-        if direct in self._end_ids or direct in (self._steps.get(text) for text in ends):
-            return direct
-        for token in self._steps.values():
-            if token < len(mask) and mask[token]:
-                if self._trials == MAX_TRIALS:
-                    return None
-                self._trials += 1
-                trial = matcher.deep_copy()
-                trial.consume_token(token)
-                if trial.is_stopped() or self._mask(trial).tobytes() not in masks:
-                    return token
-        return direct
+        return bytes([*(matcher.validate_tokens([step]) for step in self._steps.values()), matcher.is_accepting()])
 
-    def _ending_token(self, matcher: LLMatcher, mask: Mask, masks: set[bytes]) -> int:
-        end = next((token for token in self._end_ids if mask[token]), None)
-        if end is not None:
-            return end
-        forced = matcher.compute_ff_tokens()
-        if forced:
-            return int(forced[0])
-        closer = next((token for token in self._closers if token < len(mask) and mask[token]), None)
-        return int(mask.argmax()) if closer is None else closer
+    def _ending_token(self, matcher: LLMatcher) -> int:
+        forced = [] if matcher.is_accepting() else matcher.compute_ff_tokens()
+        tokens = forced[:1] or (*self._end_ids, *self._closers, *self._steps.values())
+        token = next((token for token in tokens if matcher.validate_tokens([token])), None)
+        return int(self._mask(matcher).argmax()) if token is None else token
