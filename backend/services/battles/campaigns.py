@@ -194,7 +194,8 @@ def parse_completions(
             raise InvalidInput(f"Line {number} has no text in the column {name!r}; it has {columns}.", field="column")
         messages = with_system(messages, config.system)
         key = content_hash(messages)
-        category = str(row[config.category_column] or "") if config.category_column in row else None
+        has_category = config.category_column and config.category_column in row
+        category = str(row[config.category_column] or "") if has_category else None
         prompts.setdefault(key, FilePrompt(messages, number, category))
         answers.setdefault(key, []).append(answer)
     return prompts, answers

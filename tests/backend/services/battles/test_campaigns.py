@@ -311,6 +311,7 @@ def test_categories_of_the_files_own_prompts_are_read_from_the_first_file(ctx: C
     with pytest.raises(InvalidInput, match=r"Line 2 of “a\.jsonl” has no column 'topic'") as refused:
         start("lacks", "topic", rows[0], {"prompt": "p1", "completion": "1"})
     assert (refused.value.field, "Give every line" in (refused.value.remedy or "")) == ("category_column", True)
+    start("index", "", {**rows[0], "": "a column without a name " * 100})  # a table's index is no category
 
 
 def test_files_of_completions_compete_with_each_other_and_no_job_is_queued(ctx: Context) -> None:
