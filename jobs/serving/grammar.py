@@ -216,7 +216,7 @@ class GrammarMatcher:
         for opener in (token for token in self._closers if mask[token]):
             other = self._way_to_end(limit=left - 1, first=opener)
             if not self._may_search():
-                break  # the rest is looked at again after a few tokens
+                break  # the others are tried again after a few tokens
             lengths.append(left + 1 if other is None else len(other) + 1)
         worst = max(lengths)
         reserve = left - worst - SLACK
