@@ -129,8 +129,8 @@ def _rows_of_member(member: Member, *, limit: int, encoding: str | None, is_seve
             if b"\n" not in head.rstrip():  # a first row that is longer is read whole
                 head += _read(opened, MAX_ROW_BYTES)
             if encoding and is_several:
-                whole = head if len(head) < HEAD_BYTES else head[: head.rfind(b"\n") + 1]  # it may cut a character
-                encoding = own_encoding(io.BytesIO(whole).read, encoding)
+                rows = head if len(head) < HEAD_BYTES else head[: head.rfind(b"\n") + 1]  # it may cut a character
+                encoding = own_encoding(io.BytesIO(rows).read, encoding)
             return _rows_of_text(name, head, limit=limit, encoding=encoding)
         data = _read(opened, MAX_PACKED_TABLE + 1)
     if len(data) > MAX_PACKED_TABLE:
