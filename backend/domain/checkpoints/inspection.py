@@ -7,14 +7,16 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
-import numpy as np
-import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 from typing_extensions import TypedDict
 
 from backend.domain.validation import is_stored
+
+if TYPE_CHECKING:  # a worker imports this module, and numpy no more than another numeric library
+    import numpy as np
+    import numpy.typing as npt
 
 INSPECTION_VERSION = 2
 """Bumped whenever an inspection's numbers or files change, so that stale results are not reused."""

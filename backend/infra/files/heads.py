@@ -129,7 +129,9 @@ def _rows_of_member(member: Member, *, limit: int, encoding: str | None, is_seve
             if b"\n" not in head.rstrip():  # a first row that is longer is read whole
                 head += _read(opened, MAX_ROW_BYTES)
             if encoding and is_several:
-                rows = head if len(head) < HEAD_BYTES else head[: head.rfind(b"\n") + 1]  # it may cut a character
+                rows = (
+                    head if len(head) < HEAD_BYTES else head[: head.rfind(b"\n") + 1] or head
+                )  # it may cut a character
                 encoding = own_encoding(io.BytesIO(rows).read, encoding)
             return _rows_of_text(name, head, limit=limit, encoding=encoding)
         data = _read(opened, MAX_PACKED_TABLE + 1)

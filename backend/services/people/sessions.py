@@ -136,8 +136,8 @@ def sign_in(ctx: Context, name: str, password: str, *, address: str, device: str
 
 
 def _take_over(ctx: Context, admin_id: str) -> None:
-    """Give an admin the conversations, presets and views that were made without accounts: once people sign in, nobody
-    else could see them.
+    """Give an admin the conversations, presets and views that were made without accounts: once people sign in, they
+    would be in no list.
     """
     personal = (Conversation, Preset, SavedView, DismissedStep)
     with ctx.db.read() as session:
