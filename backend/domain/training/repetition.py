@@ -87,12 +87,14 @@ def repeat_run(name: str, config: RunConfig, stages: Sequence[Stage]) -> Repetit
 
 
 def _schedules_agree(config: RunConfig, later: Stage) -> bool:
-    """Return whether the learning rates of the steps before a stage are those of its config too.
+    """Return whether the steps before a stage are those of its config too: their learning rates, and no early stop.
 
     All schedules that agree at the last of these steps agree before it: while warming up, at the peak, or everywhere.
     """
     if config.max_steps == later.config.max_steps:
         return True
+    if config.patience:
+        return False
     last = config.max_steps if later.after_step is None else later.after_step
     return learning_rate_at(last, config) == learning_rate_at(last, later.config)
 
@@ -108,6 +110,7 @@ def _commands(name: str, stages: Sequence[Stage]) -> tuple[str, ...]:
     for before, stage in pairwise(stages):
         if stage.after_step is not None and stage.after_step != before.config.max_steps:
             commands[-1] = commands[-1].removesuffix(" --wait")
-            commands += [f"# after {_step(stage)}:", f"roundhouse run cancel {again} --save"]
+            note = f"# after {_step(stage)}, unless the run ended there:"
+            commands += [note, f"roundhouse run cancel {again} --save"]
         commands.append(f"roundhouse run resume {again} --max-steps {stage.config.max_steps} --wait")
     return tuple(commands)

@@ -45,10 +45,15 @@ def test_the_yaml_of_a_resumed_run_is_that_of_its_launch_and_names_the_resumes()
 def test_a_run_that_was_stopped_before_its_steps_were_changed_is_stopped_there_again() -> None:
     assert commands(Stage(None, config(100)), Stage(40, config(80))) == [
         "roundhouse run launch run.yaml --name NAME",
-        "# after step 40:",
+        "# after step 40, unless the run ended there:",
         "roundhouse run cancel NAME --save",
         "roundhouse run resume NAME --max-steps 80 --wait",
     ]
+
+
+def test_a_run_that_stopped_early_and_was_resumed_with_more_steps_would_stop_there_again() -> None:
+    resumes = [Stage(None, config(100, schedule="constant", patience=2)), Stage(40, config(150, schedule="constant"))]
+    assert len(list_stages(resumes)) == 2
 
 
 def test_a_job_of_an_earlier_version_does_not_say_from_which_step() -> None:
