@@ -63,6 +63,7 @@ class Code(StrEnum):
     BATCH_TINY = "batch_tiny"
     WITHOUT_EFFECT = "without_effect"
     DOES_NOT_FIT = "does_not_fit"
+    REWARD_OUT_OF_REACH = "reward_out_of_reach"
     BASE_WITHOUT_CHAT = "base_without_chat"
     BASE_FORGETS_CHAT = "base_forgets_chat"
     TRAINS_ON_BENCHMARK = "trains_on_benchmark"
@@ -198,6 +199,17 @@ def _about_parts(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarnin
                 " loses its chat template."
             ),
             cure="Continue from the base it was fine-tuned from, and fine-tune again afterwards.",
+        )
+    lengths = [rule.target for rule in config.grpo.rewards if rule.kind == "length"] if config.objective.samples else []
+    if lengths and max(lengths) > config.grpo.max_new_tokens:
+        yield LaunchWarning(
+            code=Code.REWARD_OUT_OF_REACH,
+            field="grpo.max_new_tokens",
+            sentence=(
+                f"A reward wants answers of {max(lengths):,} tokens, and every answer is cut after"
+                f" {config.grpo.max_new_tokens:,}: none reaches it."
+            ),
+            cure=f"Allow at least {max(lengths):,} new tokens, or want shorter answers.",
         )
     if facts.dataset_kind == "benchmark":
         yield LaunchWarning(

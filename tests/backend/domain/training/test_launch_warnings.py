@@ -250,6 +250,14 @@ def test_a_text_too_short_for_two_windows_is_said_before_the_launch(num_tokens: 
     assert warnings == ([("context", cure)] if cure else [])
 
 
+def test_a_length_that_no_answer_may_have_is_no_goal_for_a_reward() -> None:
+    """A run whose answers were all cut before it “learned nothing”."""
+    rewards = [{"kind": "length", "target": 24}, {"kind": "exact"}]
+    for most, is_warned in ((16, True), (24, False)):
+        config = run(objective="grpo", grpo={"rewards": rewards, "max_new_tokens": most})
+        assert (("reward_out_of_reach", "grpo.max_new_tokens") in codes(config, seconds=1.0)) == is_warned
+
+
 def test_the_warm_up_of_a_single_step_is_no_mistake() -> None:
     """“The warm-up of 1 steps takes more than half of the 1.”"""
     assert codes(run(objective="sft", max_steps=1), seconds=1.0) == []
