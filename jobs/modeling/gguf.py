@@ -27,7 +27,7 @@ import transformers
 from gguf import GGMLQuantizationType as Kind
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from backend.domain.checkpoints.export_formats import GgufNumbers, gguf_refusal
+from backend.domain.checkpoints.export_formats import NO_GGUF_CURE, GgufNumbers, gguf_refusal, gguf_tokenizer_refusal
 from backend.domain.json_values import JsonObject
 from backend.errors import InvalidInput, JobFailed, Unavailable
 from backend.infra.checkpoints.candidates import GGUF, MAX_FP32_PARAMETERS, converted_bytes
@@ -322,15 +322,11 @@ def _splitter(described: JsonObject, *, gets_text: bool) -> str:
     """Return llama.cpp's name of a tokenizer's pre-tokenisation. Raises InvalidInput for an unknown kind, and for an
     unknown pattern where text is split by it.
     """
+    if (refusal := gguf_tokenizer_refusal(described)) is not None:
+        raise InvalidInput(refusal, remedy=NO_GGUF_CURE, field="format")
     before = described.get("pre_tokenizer") or {}
     steps = before.get("pretokenizers") or [before]
-    byte_level = next((step for step in steps if step.get("type") == "ByteLevel"), None)
-    if described["model"]["type"] != "BPE" or byte_level is None:
-        raise InvalidInput(
-            f"This tokenizer is {described['model']['type']}, and only byte-level BPE can be written as GGUF here.",
-            remedy="Export it as a folder instead; llama.cpp's own converter reads that.",
-            field="format",
-        )
+    byte_level = next(step for step in steps if step.get("type") == "ByteLevel")
     splits = [step for step in steps if step is not byte_level]
     if not gets_text:
         return "gpt-2"

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import re
+from functools import lru_cache
 
 from sqlalchemy import select
 
 from backend.db.base import new_id
 from backend.db.engine import retry_races
 from backend.db.tables import Job
-from backend.domain.checkpoints.export_formats import FORMATS, NUMBERS, gguf_refusal
+from backend.domain.checkpoints.export_formats import (
+    FORMATS,
+    NO_GGUF_CURE,
+    NUMBERS,
+    gguf_refusal,
+    gguf_tokenizer_refusal,
+)
 from backend.domain.evaluation.safety.reports import HEADING, join_card
 from backend.domain.jobs.payloads import ExportPayload, HubTarget, require_folder
 from backend.domain.jobs.states import JobKind
 from backend.errors import InvalidInput
 from backend.services.checkpoints.checkpoints import CheckpointView, require_writer, resolve_checkpoint
+from backend.services.checkpoints.networks import bring_small_files
 from backend.services.context import Context, Person, require_builder
 from backend.services.evaluation.safety.cards import safety_card
 from backend.services.jobs.exports import HUB_ID, ExportView, file_name, queue_export, view_export
@@ -72,10 +81,23 @@ def _check(ctx: Context, checkpoint: CheckpointView, *, format: str, numbers: st
     if format == "gguf":
         with ctx.db.read() as session:
             require_writer(session, checkpoint.id)
-        if (refusal := gguf_refusal(checkpoint.family)) is not None:
-            raise InvalidInput(
-                refusal, remedy="Export it as a folder instead; llama.cpp's own converter reads that.", field="format"
-            )
+        if (refusal := why_no_gguf(ctx, checkpoint)) is not None:
+            raise InvalidInput(refusal, remedy=NO_GGUF_CURE, field="format")
+
+
+def why_no_gguf(ctx: Context, checkpoint: CheckpointView) -> str | None:
+    """Return why a checkpoint can't be exported as GGUF, by its family and its tokenizer; None if it can."""
+    refusal = gguf_refusal(checkpoint.family)
+    return refusal or (_tokenizer_refusal(ctx, checkpoint.folder) if checkpoint.folder else None)
+
+
+@lru_cache(maxsize=256)  # a checkpoint's files never change
+def _tokenizer_refusal(ctx: Context, folder: str) -> str | None:
+    try:
+        described = json.loads((bring_small_files(ctx, folder) / "tokenizer.json").read_text(encoding="utf-8"))
+        return gguf_tokenizer_refusal(described)
+    except (OSError, ValueError, LookupError, AttributeError, TypeError):
+        return None  # the job says what is wrong with the file
 
 
 def card_of(ctx: Context, checkpoint: CheckpointView, *, library: str = "transformers") -> str:

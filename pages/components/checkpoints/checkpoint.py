@@ -7,7 +7,7 @@ from functools import partial
 
 import streamlit as st
 
-from backend.domain.checkpoints.export_formats import FORMATS, NUMBERS, gguf_refusal
+from backend.domain.checkpoints.export_formats import FORMATS, NO_GGUF_CURE, NUMBERS
 from backend.domain.jobs.states import Status
 from backend.domain.training.diagnosis import breaking_finding, spoils
 from backend.domain.training.metric_labels import validation_result
@@ -25,7 +25,7 @@ from backend.services.checkpoints.checkpoints import (
     rename_checkpoint,
     set_checkpoint_notes,
 )
-from backend.services.checkpoints.exports import export_checkpoint, list_exports
+from backend.services.checkpoints.exports import export_checkpoint, list_exports, why_no_gguf
 from backend.services.checkpoints.files import zip_checkpoint
 from backend.services.context import Context, Person
 from backend.services.jobs.exports import ExportView
@@ -309,7 +309,7 @@ def draw_exports(ctx: Context, person: Person, checkpoint: CheckpointView) -> No
 
 
 def _draw_form(ctx: Context, person: Person, checkpoint: CheckpointView) -> None:
-    refusal = gguf_refusal(checkpoint.family)
+    refusal = why_no_gguf(ctx, checkpoint)
     formats = [
         name for name in FORMATS if (name != "merged" or checkpoint.is_adapter) and (name != "gguf" or refusal is None)
     ]
@@ -324,7 +324,7 @@ def _draw_form(ctx: Context, person: Person, checkpoint: CheckpointView) -> None
     numbers = "f16"
     st.caption(FORMATS[str(format)])
     if refusal is not None:
-        st.caption(f":material/info: {plain(refusal)}")
+        st.caption(f":material/info: {plain(refusal)} {plain(NO_GGUF_CURE)}")
     if format == "gguf":
         numbers = st.selectbox(
             "Precision",

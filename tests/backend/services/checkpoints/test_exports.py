@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from pathlib import Path
 
@@ -13,8 +14,8 @@ from backend.db.tables import Checkpoint, Job
 from backend.domain.jobs.states import Status
 from backend.errors import Conflict, InvalidInput, NotAllowed
 from backend.services.checkpoints.bases import add_base
-from backend.services.checkpoints.checkpoints import get_checkpoint
-from backend.services.checkpoints.exports import export_checkpoint, list_exports
+from backend.services.checkpoints.checkpoints import get_checkpoint, resolve_checkpoint
+from backend.services.checkpoints.exports import export_checkpoint, list_exports, why_no_gguf
 from backend.services.context import LOCAL, Context, Person
 from backend.services.jobs.exports import delete_export, export_file
 from backend.services.lineage import lineage_of_checkpoint
@@ -117,6 +118,19 @@ def test_a_push_is_stored_with_its_address_and_without_the_key(
         row = session.scalars(select(Job).where(Job.id == job.id)).one()
         assert "hf_secret" not in str([row.payload, row.result, row.error])
     assert not any(b"hf_secret" in path.read_bytes() for path in ctx.artifacts.root.rglob("*") if path.is_file())
+
+
+def test_a_tokenizer_that_gguf_can_not_hold_is_refused_before_the_queue(ctx: Context, base: str) -> None:
+    """The job failed after 20 seconds with what its tokenizer's file says."""
+    assert why_no_gguf(ctx, resolve_checkpoint(ctx, base)) is None
+    other = add_base(ctx, name="other", source=str(ctx.artifacts.path(f"bases/{base}")), person=LOCAL)
+    do_job(ctx, other.job_id)
+    file = ctx.artifacts.path(f"bases/{other.id}") / "tokenizer.json"
+    file.chmod(0o644)
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"pre_tokenizer": None}))
+    with pytest.raises(InvalidInput, match="SentencePiece BPE, and only byte-level BPE") as refused:
+        export_checkpoint(ctx, other.id, format="gguf", person=LOCAL)
+    assert "folder" in refused.value.remedy
 
 
 @pytest.mark.parametrize(
