@@ -548,9 +548,9 @@ def test_files_of_another_kind_are_named_with_the_reason_and_not_counted_in_the_
     app = open_page("build/datasets.py", **{"import": "1"})
     files = app.file_uploader(key="import_file")
     for name, content in (
+        ("seed_tasks.jsonl", b'{"prompt": "Why?", "completion": "Because."}\n' * 40),
         ("alice-pg11.txt", b"Alice was beginning. " * 40),
         ("names.txt", b"emma\nolivia\n" * 40),
-        ("seed_tasks.jsonl", b'{"prompt": "Why?", "completion": "Because."}\n' * 40),
     ):
         files = files.upload(name, content, "text/plain")
     files.run()

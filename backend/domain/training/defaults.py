@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from backend.domain.json_values import FieldValues
-from backend.domain.training.launch_warnings import most_epochs
+from backend.domain.training.launch_warnings import MIN_CONTEXT, most_context, most_epochs
 from backend.domain.training.objectives import Objective
 from backend.domain.training.published_rules import batch_tokens_rule, learning_rate_rule, split_batch
 from backend.domain.wording import plural
@@ -48,8 +48,11 @@ class Basis:
 def suggest_values(basis: Basis) -> FieldValues:
     """Return suggested values by path, for fields that depend on the basis. Chosen values are included unchanged."""
     chosen = dict(basis.chosen)
-    context = int(chosen.get("context") or min(basis.max_context or DEFAULT_CONTEXT, MAX_CONTEXT))
     pretrains = basis.objective.pretrains
+    longest = min(basis.max_context or DEFAULT_CONTEXT, MAX_CONTEXT)
+    if pretrains and basis.unique_tokens:
+        longest = max(MIN_CONTEXT, min(longest, most_context(basis.unique_tokens)))
+    context = int(chosen.get("context") or longest)
     micro_batch, accumulate = _batch(basis, context)
     micro_batch = int(chosen.get("micro_batch") or micro_batch)
     accumulate = int(chosen.get("grad_accum_steps") or accumulate)

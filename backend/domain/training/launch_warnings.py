@@ -369,9 +369,14 @@ def fewest_tokens(context: int) -> int:
     return 2 * context + 1
 
 
+def most_context(num_tokens: int) -> int:
+    """Return the longest context that a train split of this many tokens has enough of."""
+    return (num_tokens - 1) // 2
+
+
 def short_text_cure(num_tokens: int) -> str:
     """Return what to do about a train split of fewer tokens than its context needs."""
-    longest = (num_tokens - 1) // 2
+    longest = most_context(num_tokens)
     return f"Use a context of at most {longest:,}, or more text." if longest >= MIN_CONTEXT else "Use more text."
 
 

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import BinaryIO
@@ -169,17 +169,7 @@ def read_source_head(ctx: Context, source: ImportSource, *, person: Person, enco
     require_builder(person)
     if source.is_remote:
         return head_of_remote(_find_remote(source), encoding=encoding)
-    path = _local_path(ctx, source, person)
-    head = head_of_path(path, encoding=encoding, split=source.split)
-    if source.upload is None or not path.is_dir():
-        return head
-    return replace(
-        head,
-        name=_uploaded_name(head.name),
-        left_out=tuple((_uploaded_name(name), reason) for name, reason in head.left_out),
-        foreign=tuple(replace(file, name=_uploaded_name(file.name)) for file in head.foreign),
-        others=tuple((_uploaded_name(name), rows) for name, rows in head.others),
-    )
+    return head_of_path(_local_path(ctx, source, person), encoding=encoding, split=source.split)
 
 
 def _local_path(ctx: Context, source: ImportSource, person: Person) -> Path:

@@ -122,6 +122,7 @@ def _draw_recognition(ctx: Context, person: Person, chosen: Chosen, past: PastIm
     head = replace(
         head,
         name=chosen.own_names.get(head.name, head.name),
+        left_out=tuple((chosen.own_names.get(name, name), reason) for name, reason in head.left_out),
         others=tuple((chosen.own_names.get(name, name), rows) for name, rows in head.others),
         foreign=tuple(replace(file, name=chosen.own_names.get(file.name, file.name)) for file in head.foreign),
     )

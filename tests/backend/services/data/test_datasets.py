@@ -425,15 +425,6 @@ def test_uploads_stay_in_the_order_in_which_they_were_chosen(ctx: Context) -> No
     assert version.source == "second.txt, an-odd-name.txt, second.txt"
 
 
-def test_the_numbers_of_several_uploads_are_not_shown(ctx: Context) -> None:
-    """“Left out: 2 names.txt” was read as two files."""
-    files = [("tales.jsonl", b'{"text": "a"}'), ("names.txt", b"Mira"), ("more.jsonl", b'{"text": "b"}')]
-    stored = save_uploads(ctx, [(name, io.BytesIO(data)) for name, data in files], person=LOCAL)
-    head = read_source_head(ctx, ImportSource(upload=stored), person=LOCAL)
-    assert (head.name, head.left_out) == ("tales.jsonl", (("names.txt", "text beside data files"),))
-    assert [name for name, _ in head.others] == ["more.jsonl"]
-
-
 def test_no_upload_of_several_takes_the_place_of_another(ctx: Context) -> None:
     names = ["2-a.jsonl", "a.jsonl", "a.jsonl", "a.jsonl"]
     stored = save_uploads(ctx, [(name, io.BytesIO(b"%d" % n)) for n, name in enumerate(names)], person=LOCAL)
