@@ -279,7 +279,11 @@ def test_an_invalid_change_is_refused(data: dict[str, Any], words: str) -> None:
         ),
         (
             Filter(conditions=(RowCondition(test="contains", value="As an AI"),), keep=False),
-            "rows left out where text contains “As an AI”",
+            "rows left out where the whole row contains “As an AI”",
+        ),
+        (
+            Filter(conditions=(RowCondition(field="text", test="lacks", value="CREATED", match_case=True),)),
+            "only rows kept where text does not contain “CREATED” (match case)",
         ),
         (DropRows(train=(1,)), "1 listed row left out"),
     ],

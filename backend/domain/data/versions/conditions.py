@@ -169,15 +169,16 @@ def check_change(change: Change, *, kind: DatasetKind) -> None:
 
 
 def describe_condition(condition: RowCondition) -> str:
-    """Describe a condition: `completion is at least 20 characters`."""
-    field = condition.field or "text"
+    """Describe a condition: `completion is at least 20 characters`, `text contains “Mr” (match case)`."""
+    field = condition.field or "the whole row"
     number = condition.test in ("at_least", "at_most")
     value = (
         f"{int(condition.value):,} {'' if field == TURNS else 'characters'}".strip()
         if number
         else f"“{str(condition.value)[:80]}”"
     )
-    return f"{field} {TEST_WORDS[condition.test]} {value}"
+    case = " (match case)" if condition.match_case and not number else ""
+    return f"{field} {TEST_WORDS[condition.test]} {value}{case}"
 
 
 def describe_change(change: Change) -> str:
