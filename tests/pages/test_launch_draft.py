@@ -197,6 +197,16 @@ def test_rewards_are_tried_on_the_first_rows(site: Context, scenario: Scenario) 
     assert list(page.dataframe[-1].value["Reward"]).count(1.0) == 5
 
 
+def test_a_length_that_no_completion_reaches_is_named_where_rewards_are_tried(
+    site: Context, scenario: Scenario
+) -> None:
+    run = scenario.grpo(grpo={"rewards": [{"kind": "length", "target": 24}], "max_new_tokens": 16, "group_size": 4})
+    write_dataset(site.artifacts.path("datasets/asks"), train=[{"prompt": "1 + 1?"}] * 4)
+    page = open_panel(open_page("build/launch.py", run=run.id), "launch_reward_trial")
+    said = "A length reward has a target of 24 tokens, and completions end at 16"
+    assert said in words(page)
+
+
 @pytest.mark.parametrize(("chats", "warns"), [(False, True), (True, False)])
 def test_preferences_on_a_base_that_never_saw_a_conversation_are_asked_about(
     site: Context, chats: bool, warns: bool

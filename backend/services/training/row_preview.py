@@ -38,6 +38,7 @@ class Tried:
 
     prompt: str
     completion: str
+    is_accepted: bool
     tokens: int
     scores: tuple[float, ...]
 
@@ -62,10 +63,16 @@ def preview_training_rows(ctx: Context, dataset: str, objective: Objective) -> l
 
 
 def try_rewards(
-    ctx: Context, rules: Sequence[RewardRule], *, dataset: str, base: str | None, own: str = ""
+    ctx: Context,
+    rules: Sequence[RewardRule],
+    *,
+    dataset: str,
+    base: str | None,
+    max_new_tokens: int | None = None,
+    own: str = "",
 ) -> RewardTrial:
     """Give the first train rows' prompts the accepted answer, the answer inside a sentence, nothing, and `own`, and
-    reward them.
+    reward them. `max_new_tokens` is the length of the run's longest completion; None: not compared.
 
     Raises NotFound for an unknown dataset.
     """
@@ -78,7 +85,7 @@ def try_rewards(
         completions += [(prompt, text, answers) for text in dict.fromkeys(texts)]
     counts, counts_words = _count(ctx, [text for _, text, _ in completions], base)
     tried = tuple(
-        Tried(prompt, text, tokens, tuple(rewards.by_rule(text, tokens=tokens, answers=answers)))
+        Tried(prompt, text, text in answers, tokens, tuple(rewards.by_rule(text, tokens=tokens, answers=answers)))
         for (prompt, text, answers), tokens in zip(completions, counts, strict=True)
     )
     if tried and len({round(one.total, 9) for one in tried}) == 1:
@@ -86,15 +93,27 @@ def try_rewards(
             f"Every completion here gets {tried[0].total:g}: equal rewards give no gradient. Change the rules,"
             " or try a completion that should score."
         )
-    right = [one.total for one in tried if one.completion in _right_answers(completions, one.prompt)]
+    right = [one.total for one in tried if one.is_accepted]
     empty = [one.total for one in tried if not one.completion]
     if right and empty and max(right) < max(empty):
         problems.append("No completion at all gets more than the accepted answer.")
+    if max_new_tokens is not None:
+        lengths = [] if counts_words else [one.tokens for one in tried if one.is_accepted]
+        problems += _beyond(max_new_tokens, rules, lengths)
     return RewardTrial(tried, tuple(problems), counts_words)
 
 
-def _right_answers(completions: Sequence[tuple[str, str, tuple[str, ...]]], prompt: str) -> set[str]:
-    return {answer for one, _, answers in completions if one == prompt for answer in answers}
+def _beyond(longest: int, rules: Sequence[RewardRule], answers: Sequence[int]) -> Iterator[str]:
+    """Yield what a completion of `longest` tokens can't reach: the target of a length, an accepted answer (`answers`
+    holds their tokens).
+    """
+    for target in [rule.target for rule in rules if rule.kind == "length" and rule.target > longest]:
+        yield f"A length reward has a target of {target:,} tokens, and completions end at {longest:,} (Max new tokens)."
+    if max(answers, default=0) > longest:
+        yield (
+            f"An accepted answer has {max(answers):,} tokens, and completions end at {longest:,} (Max new tokens):"
+            " none can equal it."
+        )
 
 
 def _count(ctx: Context, texts: Sequence[str], base: str | None) -> tuple[list[int], bool]:

@@ -159,7 +159,13 @@ def draw_run_form(ctx: Context, *, named: bool = True, copied: RunConfig | None 
     _draw_changes(place)
     if objective.samples:
         values.setdefault("grpo", {})["rewards"] = draw_rewards()
-        draw_reward_trial(ctx, values["grpo"]["rewards"], dataset=values["dataset"], base=values.get("base"))
+        draw_reward_trial(
+            ctx,
+            values["grpo"]["rewards"],
+            dataset=values["dataset"],
+            base=values.get("base"),
+            max_new_tokens=get_field("grpo.max_new_tokens"),
+        )
     _draw_advanced({group: paths for group, paths in groups.items() if group not in ABOVE_TABS}, values, copied)
     if named:
         values["name"] = _draw_name()
@@ -391,7 +397,12 @@ def draw_rewards() -> list[dict[str, object]]:
 
 
 def draw_reward_trial(
-    ctx: Context, rows: Sequence[Mapping[str, Any]], *, dataset: str | None, base: str | None
+    ctx: Context,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    dataset: str | None,
+    base: str | None,
+    max_new_tokens: int | None,
 ) -> None:
     """Draw what the rules give to completions of the dataset's first rows, once opened."""
     panel = st.expander("Try the rewards", icon=":material/science:", key="launch_reward_trial", on_change="rerun")
@@ -410,7 +421,7 @@ def draw_reward_trial(
             "A completion of your own", key="launch_own_completion", placeholder="Tried on the same prompts"
         )
         st.caption("Tried on the first prompts: the accepted answer, a sentence with it, nothing, and your own.")
-        trial = try_rewards(ctx, rules, dataset=dataset, base=base, own=own or "")
+        trial = try_rewards(ctx, rules, dataset=dataset, base=base, max_new_tokens=max_new_tokens, own=own or "")
         for problem in trial.problems:
             st.warning(plain(problem), icon=":material/warning:")
         names = [f"{number}. {rule.kind}" for number, rule in enumerate(rules, 1)]

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from backend.domain.training.config_sections import RewardRule
 from backend.domain.training.objectives import Objective
-from backend.services.context import Context
+from backend.services.checkpoints.bases import add_base
+from backend.services.context import LOCAL, Context
 from backend.services.training.row_preview import preview_training_rows, try_rewards
+from tests.support.job_work import do_job
+from tests.support.networks.base_folders import save_base
 from tests.support.scenario import Scenario
 from tests.support.training_rooms import write_dataset
 
@@ -74,6 +78,20 @@ def test_rules_that_do_not_tell_answers_apart_are_reported(ctx: Context, scenari
     ]
     assert good.counts_words
     assert good.problems == ()
+
+
+def test_what_the_longest_completion_can_not_be_is_reported(ctx: Context, scenario: Scenario, tmp_path: Path) -> None:
+    added = add_base(ctx, name="tiny", source=str(save_base(tmp_path / "tiny")), person=LOCAL)
+    do_job(ctx, added.job_id)
+    scenario.dataset("asks", kind="instruction")
+    write_dataset(ctx.artifacts.path("datasets/asks"), train=[{"prompt": "Spell it.", "completion": "quixotic zephyr"}])
+    rules = [RewardRule(kind="exact"), RewardRule(kind="length", target=24)]
+    short = try_rewards(ctx, rules, dataset="asks", base="tiny", max_new_tokens=3).problems
+    assert [" ".join(problem.split()[:5]) for problem in short] == [
+        "A length reward has a",
+        "An accepted answer has 15",
+    ], short
+    assert try_rewards(ctx, rules, dataset="asks", base="tiny", max_new_tokens=64).problems == ()
 
 
 def test_a_dataset_without_rows_has_nothing_to_show(ctx: Context, scenario: Scenario) -> None:
