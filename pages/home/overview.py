@@ -11,7 +11,7 @@ import streamlit as st
 from backend.domain.evaluation.score_text import interval_text, score_label, score_text
 from backend.domain.jobs.progress import format_progress
 from backend.domain.jobs.states import Status
-from backend.domain.training.metric_labels import curve_label
+from backend.domain.training.metric_labels import curve_label, validation_result
 from backend.domain.training.objectives import label_of
 from backend.domain.wording import percent, plural
 from backend.recipes import RECIPES, STARTER
@@ -282,9 +282,13 @@ def draw_best(overview: Overview) -> None:
     rows = []
     for best in overview.best:
         among = f"{plural(best.num_checkpoints, 'checkpoint')} of {plural(best.num_runs, 'run')}"
+        label, value = validation_result({best.metric: best.value}, best.objective) or (
+            curve_label(best.metric),
+            best.value,
+        )
         cells: list[tuple[str, Tone]] = [
             (label_of(best.objective), "faint"),
-            (f"{curve_label(best.metric)} {best.value:.3f}", ""),
+            (f"{label} {value:.3f}", ""),
             (f"{among} on {best.data}, with the same tokenizer and loss{_left_out(best)}", "faint"),
         ]
         icon = routes.icon_of(routes.CHECKPOINTS)

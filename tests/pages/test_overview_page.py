@@ -93,6 +93,16 @@ def test_no_score_stands_without_its_metric_and_interval(site: Context) -> None:
     assert texts[1][3] == "-25.0 points"
 
 
+def test_the_loss_of_pairs_is_called_as_on_checkpoints(site: Context, scenario: Scenario) -> None:
+    base = scenario.checkpoint(run=scenario.run(name="written"), step=1)
+    scenario.dataset("pairs", kind="preference")
+    config = {"architecture": None, "tokenizer": None, "base": base, "dataset": "pairs", "objective": "simpo"}
+    run = scenario.run(status=Status.FINISHED, **config)
+    scenario.checkpoint(run=run, step=100, metrics={"val_loss": 0.932})
+    (row,) = link_tables(open_page(routes.OVERVIEW))["Best checkpoints"]["rows"]
+    assert row["cells"][2]["text"] == "SimPO loss, validation 0.932"
+
+
 def test_the_log_leads_to_what_happened_and_folds_what_is_older(site: Context) -> None:
     filled = fill(site)
     page = open_page(routes.OVERVIEW)

@@ -65,7 +65,7 @@ def derive_version(
             session,
             ctx,
             payload,
-            title=f"Derive from {parent.label}",
+            title=f"Change {parent.label}",
             device="cpu",
             priority=3,
             idempotency_key=idempotency_key,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from backend.db.tables import Analysis, Campaign, Checkpoint, DatasetVersion, Evaluation, Run, RunGroup, Tokenizer
+from backend.db.tables import Analysis, Campaign, Checkpoint, DatasetVersion, Evaluation, Job, Run, RunGroup, Tokenizer
 from backend.domain.data.versions.changes import (
     DropDuplicates,
     DropRows,
@@ -37,6 +37,8 @@ ROWS = [{"instruction": f"Say {n % 15}.", "output": f"{n % 15}!"} for n in range
 def test_a_derived_version_names_its_parent_the_change_and_the_person(ctx: Context) -> None:
     first = imported(ctx, "sayings", ROWS)
     derived = derive_version(ctx, "sayings@1", change=DropDuplicates(), person=LOCAL)
+    with ctx.db.read() as session:
+        assert session.get_one(Job, derived.job_id).title == "Change sayings@1", "as the page calls it"
     assert (derived.number, derived.is_importing, derived.parent_id) == (2, True, first.id)
     second = done(ctx, derived)
     assert (second.label, second.rows, second.facts.dropped_rows) == ("sayings@2", 15, 5)
