@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -20,10 +21,12 @@ from backend.db.tables import (
     Job,
     Message,
     Run,
+    RunGroup,
     Usage,
 )
 from backend.domain.jobs.states import ACTIVE, JobKind, Status
 from backend.domain.training.objectives import Objective
+from backend.domain.training.sweep import goal_of_metric
 from backend.services.battles.ballots import ballot_progress
 from backend.services.battles.raters import find_rater
 from backend.services.battles.views import open_campaign_names
@@ -34,6 +37,7 @@ from backend.services.next_steps import AttentionItem, AwaitedVotes, Situation
 from backend.services.serving.endpoints import EndpointView, list_endpoints
 from backend.services.serving.monitoring.alerts import divergence_of, list_alerts
 from backend.services.training.diagnosis import diagnose_checkpoints, diagnose_run
+from backend.services.training.open_sweeps import KIND as SWEEP
 
 FAILURE_DAYS = 7
 """Age after which a failed run is no longer reported."""
@@ -85,9 +89,12 @@ def _with_people(ctx: Context, person: Person, situation: Situation, queued: dic
     training = {run.id: run for run in _troubled_runs(ctx)}
     troubled = tuple((training | ended | training).values())
     spoiled = {one.id for one in diagnosed if one.is_useless}
+    usable = _without(situation.checkpoints, spoiled)
+    with ctx.db.read() as session:
+        beaten = _beaten_in_sweeps(session, [checkpoint.id for checkpoint in usable])
     return replace(
         situation,
-        checkpoints=_without(situation.checkpoints, spoiled),
+        checkpoints=_without(usable, beaten),
         trained_without_evaluation=_without(situation.trained_without_evaluation, spoiled),
         idle_queues=idle,
         votes=_awaited_votes(ctx, person),
@@ -157,6 +164,32 @@ def _checkpoints() -> Select[str, str]:
         .order_by(Checkpoint.created_at.desc(), Checkpoint.step.desc(), Checkpoint.id)
         .limit(MAX_LISTED)
     )
+
+
+def _beaten_in_sweeps(session: Session, ids: Sequence[str]) -> set[str]:
+    """Return those of these checkpoints that are not the best of their sweep; of one without measurements, none."""
+    query = (
+        select(Checkpoint, Run.group_id, Run.objective)
+        .join(Run, Run.id == Checkpoint.run_id)
+        .join(RunGroup, RunGroup.id == Run.group_id)
+        .where(Checkpoint.id.in_(ids), RunGroup.kind == SWEEP)
+    )
+    sweeps: dict[str | None, dict[str, float]] = {}
+    for checkpoint, group_id, objective in session.execute(query):
+        metric = Objective(objective).facts.metrics[0]
+        value = checkpoint.metrics.get(metric)
+        if value is None or not math.isfinite(value):
+            value = math.inf
+        elif goal_of_metric(metric) == "highest":
+            value = -value
+        sweeps.setdefault(group_id, {})[checkpoint.id] = value
+    best = {min(values, key=values.__getitem__) for values in sweeps.values()}
+    return {
+        checkpoint_id
+        for values in sweeps.values()
+        if min(values.values()) < math.inf
+        for checkpoint_id in values.keys() - best
+    }
 
 
 def _unevaluated() -> ColumnElement[bool]:

@@ -18,7 +18,7 @@ from backend.services.battles.campaigns import start_campaign
 from backend.services.battles.raters import rater_for
 from backend.services.context import LOCAL, Context, Person
 from backend.services.jobs.workers import beat
-from backend.services.next_steps import AttentionItem, StepKind
+from backend.services.next_steps import AttentionItem, StepKind, next_steps
 from backend.services.overview import get_overview, get_strip, group_results
 from backend.services.people.accounts import add_user
 from backend.services.people.dismissals import dismiss_step, restore_steps
@@ -217,6 +217,24 @@ def test_the_best_checkpoint_is_among_those_of_the_same_data_tokenizer_and_objec
     (best,) = get_overview(ctx, person=LOCAL).best
     assert (best.objective, best.name, best.value) == ("pretrain", "good · step 20", 2.0)
     assert (best.metric, best.data, best.num_runs, best.num_checkpoints) == ("val_loss", "tales@1", 2, 5)
+
+
+def test_of_a_sweep_the_best_member_is_to_be_deployed_not_the_newest(ctx: Context, scenario: Scenario) -> None:
+    with ctx.db.write() as session:
+        session.add(group := RunGroup(name="rates", kind="sweep", config={}))
+        session.flush()
+        rates = group.id
+    made = []
+    for name, loss in (("rates 1", 6.0), ("rates 2", 6.5), ("rates 3", None)):
+        run = scenario.run(name=name)
+        run_world.end(ctx, run_world.claim(ctx, run), Status.FINISHED)
+        with ctx.db.write() as session:
+            session.get_one(Run, run.id).group_id = rates
+        made.append(scenario.checkpoint(run=run, step=15, metrics={} if loss is None else {"val_loss": loss}))
+    situation = read_situation(ctx, LOCAL)
+    assert [one.id for one in situation.checkpoints] == [made[0]]
+    (step,) = [step for step in next_steps(situation) if step.kind is StepKind.DEPLOY]
+    assert step.text == "rates 1 · step 15 can answer at an endpoint."
 
 
 def test_results_are_grouped_by_benchmark_best_first_with_the_difference_from_the_best(
