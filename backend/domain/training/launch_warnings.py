@@ -206,10 +206,10 @@ def _about_parts(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarnin
             code=Code.REWARD_OUT_OF_REACH,
             field="grpo.max_new_tokens",
             sentence=(
-                f"A reward wants answers of {max(lengths):,} tokens, and every answer is cut after"
+                f"A reward has a target of {max(lengths):,} tokens, and every answer is cut after"
                 f" {config.grpo.max_new_tokens:,}: none reaches it."
             ),
-            cure=f"Allow at least {max(lengths):,} new tokens, or want shorter answers.",
+            cure=f"Allow at least {max(lengths):,} new tokens, or lower the target.",
         )
     if facts.dataset_kind == "benchmark":
         yield LaunchWarning(
